@@ -1,0 +1,30 @@
+// Poller: one source of work on a reactor (a virtqueue, a NIC queue, an io_uring, a link).
+//
+// Life: Reactor::add, then poll() once a round while the reactor is busy. When nothing was found
+// for the reactor's spin time, every poller is armed; if none finds work after arming, the reactor
+// sleeps in one epoll on what the pollers lent it (Reactor::watch) and disarms them on waking.
+// Thread: the owning reactor only. Nothing here may allocate, lock, block or throw.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+
+namespace millrace::base {
+
+class Poller {
+ public:
+  static constexpr std::uint64_t sleep_for_ever = std::numeric_limits<std::uint64_t>::max();
+
+  virtual ~Poller() = default;
+  // One bounded visit. Returns true if any work was done.
+  virtual bool poll() noexcept = 0;
+  // Turns notifications on. Returns true if work was found after turning them on: do not sleep.
+  virtual bool arm() noexcept = 0;
+  // Turns notifications off.
+  virtual void disarm() noexcept = 0;
+  // The longest sleep, in nanoseconds, that this source allows once armed. A source without a
+  // descriptor to wait on states a bound.
+  [[nodiscard]] virtual std::uint64_t sleep_ns_max() const noexcept { return sleep_for_ever; }
+};
+
+}  // namespace millrace::base

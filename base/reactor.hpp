@@ -1,0 +1,105 @@
+// Reactor: a pinned thread that polls what it owns.
+//
+// Share nothing: a poller belongs to one reactor from add() to remove(). Control reaches in by
+// Commands through the mailbox and nowhere else. A reactor never allocates, locks, blocks or throws.
+#pragma once
+
+#include <atomic>
+#include <boost/lockfree/spsc_queue.hpp>
+#include <cstdint>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "base/call_signal.hpp"
+#include "base/command.hpp"
+#include "base/counter.hpp"
+#include "base/fd.hpp"
+#include "base/poller.hpp"
+#include "base/result.hpp"
+
+namespace millrace::base {
+
+enum class IdleMode { poll, adaptive };
+
+struct ReactorConfig {
+  unsigned index = 0;                     // position in the pool
+  int core = -1;                          // CPU to pin to; -1: not pinned
+  IdleMode mode = IdleMode::adaptive;
+  std::uint64_t spin_ns = 50'000;         // polls this long without work before it arms and sleeps
+};
+
+// Thread: written by the reactor, read by any.
+struct ReactorCounters {
+  Counter rounds;        // poll rounds
+  Counter busy_rounds;   // rounds that found work
+  Counter busy_cycles;   // TSC cycles in rounds that found work
+  Counter sleeps;        // times it slept
+  Counter commands;      // commands run
+  Counter cycles_start;  // TSC when the thread started
+  Counter longest_round_cycles;
+};
+
+class Reactor {
+ public:
+  static constexpr std::size_t mailbox_size = 1024, pollers_max = 8192;
+
+  static Result<std::unique_ptr<Reactor>> make(const ReactorConfig& config);
+  ~Reactor();  // stops and joins
+  Reactor(const Reactor&) = delete;
+  Reactor& operator=(const Reactor&) = delete;
+
+  // --- Control thread ---
+  void start();
+  // Ends the thread after the mailbox is drained, and joins it.
+  void stop();
+  // Hands `command` over. False: the mailbox is full (ReactorPool keeps it and retries).
+  [[nodiscard]] bool try_post(Command* command) noexcept;
+  // Takes back one command that ran, or nullptr.
+  [[nodiscard]] Command* take_done() noexcept;
+  // Becomes readable when a command came back. Owned by the pool that listens.
+  void set_done_event(int eventfd) noexcept { done_event_ = eventfd; }
+
+  // --- Reactor thread ---
+  void add(Poller& poller) noexcept;
+  void remove(Poller& poller) noexcept;
+  // Wakes this reactor from sleep when `fd` becomes readable. Edge triggered, and the descriptor is
+  // never read: a tenant may own it. Returns false when the kernel refuses it.
+  bool watch(int fd) noexcept;
+  void unwatch(int fd) noexcept;
+  // Level triggered, for descriptors of our own which somebody drains (an io_uring).
+  bool watch_level(int fd) noexcept;
+  // Sends a pending command back to control.
+  void complete(Command& command) noexcept;
+  [[nodiscard]] CallSignal& calls() noexcept { return *calls_; }
+  // TSC at the start of this round.
+  [[nodiscard]] std::uint64_t round_cycles() const noexcept { return round_cycles_; }
+
+  // --- Any thread ---
+  // Wakes the reactor if it sleeps. Used by links from other reactors after they pushed.
+  void wake() noexcept;
+  [[nodiscard]] unsigned index() const noexcept { return config_.index; }
+  [[nodiscard]] const ReactorConfig& config() const noexcept { return config_; }
+  [[nodiscard]] const ReactorCounters& counters() const noexcept { return counters_; }
+
+ private:
+  explicit Reactor(const ReactorConfig& config);
+  void run() noexcept;
+  bool drain_mailbox() noexcept;
+  bool poll_all() noexcept;
+  void sleep_until_work() noexcept;
+
+  ReactorConfig config_;
+  ReactorCounters counters_;
+  std::unique_ptr<CallSignal> calls_;
+  std::vector<Poller*> pollers_;
+  Fd epoll_, wake_event_;
+  int done_event_ = -1;
+  std::atomic<bool> sleeping_{false}, stopping_{false};
+  std::uint64_t round_cycles_ = 0, idle_since_ = 0;
+  boost::lockfree::spsc_queue<Command*, boost::lockfree::capacity<mailbox_size>> mailbox_;
+  boost::lockfree::spsc_queue<Command*, boost::lockfree::capacity<4 * mailbox_size>> done_;
+  std::thread thread_;
+};
+
+}  // namespace millrace::base

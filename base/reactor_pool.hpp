@@ -1,0 +1,47 @@
+// ReactorPool: control's side of all reactors: posts commands, gets them back, never blocks.
+// Thread: control.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "base/event_loop.hpp"
+#include "base/reactor.hpp"
+
+namespace millrace::base {
+
+class ReactorPool {
+ public:
+  static Result<std::unique_ptr<ReactorPool>> make(EventLoop& loop,
+                                                   const std::vector<ReactorConfig>& configs);
+  ~ReactorPool();  // stops all reactors; commands still inside are given back (done() is called)
+
+  [[nodiscard]] unsigned size() const { return static_cast<unsigned>(reactors_.size()); }
+  [[nodiscard]] Reactor& at(unsigned index) { return *reactors_.at(index); }
+  // The command's done() is called from the event loop once the reactor sent it back.
+  void post(unsigned reactor, std::unique_ptr<Command> command);
+  template <class Run, class Done>
+  void post(unsigned reactor, Run run, Done done) {
+    post(reactor, make_command(std::move(run), std::move(done)));
+  }
+  // The reactor with the fewest queues placed on it; counts one more there. See unplace().
+  [[nodiscard]] unsigned place();
+  void unplace(unsigned reactor);
+
+ private:
+  explicit ReactorPool(EventLoop& loop);
+  void drain_done();
+  void retry_overflow();
+
+  EventLoop& loop_;
+  Fd done_event_;
+  EventLoop::Watch done_watch_;
+  EventLoop::Timer retry_;
+  std::vector<std::unique_ptr<Reactor>> reactors_;
+  std::vector<std::deque<std::unique_ptr<Command>>> overflow_;
+  std::vector<unsigned> placed_;
+};
+
+}  // namespace millrace::base

@@ -1,0 +1,29 @@
+// Bridge: one reactor's shard of the switch: learns, decides, replicates, delivers.
+//
+// Every reactor has its own Bridge with its own MacTable; what one learns travels to the others through
+// the links, like packets for endpoints that another reactor owns. Nothing is shared but the links.
+// Thread: its reactor.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "base/poller.hpp"
+#include "base/reactor.hpp"
+#include "switch/counters.hpp"
+#include "switch/packet.hpp"
+#include "switch/port.hpp"
+
+namespace millrace::vswitch {
+
+class Bridge : public base::Poller {
+ public:
+  ~Bridge() override = default;
+  // Forwards a burst that entered at `ingress`: VLAN and source checks, learning, look-up, flooding,
+  // delivery. On return every packet was delivered or dropped and counted.
+  virtual void forward(PortId ingress, std::span<Packet> packets) noexcept = 0;
+  // The TSC now and then, for ageing; forward() reads the reactor's round time itself.
+};
+
+}  // namespace millrace::vswitch

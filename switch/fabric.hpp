@@ -1,0 +1,67 @@
+// Fabric: control's side of the switch: ports, their VLANs and endpoints, and all reactors' Bridges.
+// Thread: control. Members with `done` answer from the event loop when every reactor has acknowledged.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/reactor_pool.hpp"
+#include "base/result.hpp"
+#include "switch/bridge.hpp"
+
+namespace millrace::vswitch {
+
+using Mac = std::array<std::uint8_t, 6>;
+
+struct PortConfig {
+  std::string name;
+  std::uint16_t access_vlan = 0;              // 0: untagged world; else 1..4094
+  std::vector<std::uint16_t> trunk;           // not empty: tagged frames of these VLANs
+  bool isolated = false;                      // reaches only ports that are not isolated
+  bool uplink = false;
+  unsigned addresses_max = 1024;              // learned addresses (quota)
+  std::vector<Mac> static_macs;               // known from the start, never aged; nobody else may use them
+};
+
+struct FabricConfig {
+  std::uint64_t ageing_ns = 300ull * 1'000'000'000;
+  unsigned addresses_max = 65'536;
+};
+
+class Fabric {
+ public:
+  using Done = std::function<void()>;
+  static base::Result<std::unique_ptr<Fabric>> make(base::ReactorPool& pool, const FabricConfig& config);
+  virtual ~Fabric() = default;
+
+  virtual base::Result<PortId> add_port(const PortConfig& config, Done done) = 0;
+  // Flushes its addresses; its endpoints must be gone.
+  virtual void remove_port(PortId port, Done done) = 0;
+  // `endpoint` lives on `reactor`; flows spread over a port's endpoints by hash. `slot` orders them
+  // (queue pair index).
+  virtual void add_endpoint(PortId port, unsigned slot, unsigned reactor, Port* endpoint, Done done) = 0;
+  // After done() nobody calls the endpoint again.
+  virtual void remove_endpoint(PortId port, unsigned slot, Done done) = 0;
+  // The reactor's shard. The pointer stays valid as long as the Fabric.
+  [[nodiscard]] virtual Bridge& bridge(unsigned reactor) = 0;
+  // This port's counters on one reactor: a Port on that reactor adds to them. Stable until remove_port.
+  [[nodiscard]] virtual PortCounters& counters(PortId port, unsigned reactor) = 0;
+  // Forgets learned addresses of `port`, or all with no_port.
+  virtual void flush_addresses(PortId port, Done done) = 0;
+
+  struct Address {
+    Mac mac;
+    std::uint16_t vlan;
+    PortId port;
+    std::uint64_t age_ns;
+    bool is_static;
+  };
+  // A copy of reactor 0's table, for status.
+  virtual void list_addresses(std::function<void(std::vector<Address>)> done) = 0;
+};
+
+}  // namespace millrace::vswitch

@@ -1,0 +1,54 @@
+// Software offloads: what a receiver lacks is done here, so that no packet is dropped for it.
+// Pure functions over fetched headers and payload views; any thread; never allocate.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "switch/packet.hpp"
+
+namespace millrace::vswitch {
+
+// RFC 1071 sum (not folded, not inverted) of `bytes` that start at an even offset, added to `sum`.
+[[nodiscard]] std::uint64_t checksum_add(std::span<const std::byte> bytes, std::uint64_t sum) noexcept;
+[[nodiscard]] std::uint16_t checksum_fold(std::uint64_t sum) noexcept;  // folded and inverted
+
+// The L4 checksum over packet bytes [checksum_start, length), in host order of the two bytes to store.
+[[nodiscard]] std::uint16_t complete_checksum(const Packet& packet) noexcept;
+
+// Parses L2 to L4 of the fetched header: Ethernet, up to two VLAN tags, IPv4 with options, IPv6 with
+// extension headers (bounded), TCP or UDP. Bounded by header_size.
+struct Layers {
+  bool valid = false;              // an L4 header was found whole
+  bool ipv6 = false;
+  std::uint8_t protocol = 0;
+  std::uint16_t l2 = 0, l3 = 0, l4 = 0;  // lengths of each header in bytes
+};
+[[nodiscard]] Layers parse_layers(const Packet& packet) noexcept;
+
+// Checks an offload request against the fetched header (C6 class of faults): false: malformed.
+// Sets offload.header_length from the parsed headers.
+[[nodiscard]] bool validate_offload(Packet& packet) noexcept;
+
+// Walks the segments of a GSO packet. Each segment is a Packet of its own whose headers were rewritten
+// (lengths, IP id, TCP sequence and flags, UDP length, checksums left partial) and whose payload views
+// lie in the original's: no payload byte is touched or copied.
+class Segmenter {
+ public:
+  explicit Segmenter(const Packet& whole) noexcept;
+  // Fills `segment`; false when there are no more. Segment checksums are `checksum_needed`.
+  [[nodiscard]] bool next(Packet& segment) noexcept;
+
+ private:
+  const Packet& whole_;
+  Layers layers_;
+  std::uint32_t offset_;      // payload bytes done
+  std::uint32_t index_ = 0;
+  std::uint32_t view_ = 0, view_offset_ = 0;
+};
+
+// A hash over addresses and ports of the fetched header, equal for all packets of a flow. Never 0.
+[[nodiscard]] std::uint32_t flow_hash(const Packet& packet) noexcept;
+
+}  // namespace millrace::vswitch

@@ -1,0 +1,22 @@
+// Port: the receiving end of a switch port on one reactor: a guest's receive queue, or a NIC's
+// transmit queue. A switch port has one Port for each queue it receives on ("endpoint").
+// Thread: the owning reactor.
+#pragma once
+
+#include <span>
+
+#include "switch/counters.hpp"
+#include "switch/packet.hpp"
+
+namespace millrace::vswitch {
+
+class Port {
+ public:
+  virtual ~Port() = default;
+  // Takes every packet: copied out or dropped and counted by reason, never kept past the call (but see
+  // Packet::completion). One call a burst and destination. Never drops because the peer lacks an
+  // offload: it segments and checksums in software (gso.hpp).
+  virtual void deliver(std::span<const Packet* const> packets) noexcept = 0;
+};
+
+}  // namespace millrace::vswitch

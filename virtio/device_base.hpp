@@ -1,0 +1,82 @@
+// DeviceBase: the life of a device's queues across control and reactors, the same for every device
+// kind: place, start, enable, swap memory, log and call descriptors, poison, drain, stop.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/reactor_pool.hpp"
+#include "virtio/device.hpp"
+#include "virtio/queue.hpp"
+
+namespace millrace::virtio {
+
+class DeviceBase : public Device {
+ public:
+  DeviceBase(std::string name, unsigned queues, base::ReactorPool& pool);
+  // All queues must be stopped (the session did so on hang-up).
+  ~DeviceBase() override;
+
+  [[nodiscard]] const std::string& name() const override { return name_; }
+  [[nodiscard]] unsigned queues_max() const override { return static_cast<unsigned>(slots_.size()); }
+  void set_features(std::uint64_t features) override { negotiated_ = features; }
+  void start_queue(QueueStart start, Done done) override;
+  void stop_queue(unsigned index, Stopped stopped) override;
+  void enable_queue(unsigned index, bool enabled, Done done) override;
+  void set_call(unsigned index, base::Fd call, Done done) override;
+  void set_kick(unsigned index, base::Fd kick, Done done) override;
+  void set_memory(std::shared_ptr<const GuestMemory> memory, Done done) override;
+  void set_log(std::shared_ptr<DirtyLog> log, Done done) override;
+  base::Result<void> announce(std::span<const std::uint8_t, 6> mac) override;
+  base::Result<void> set_mtu(std::uint16_t mtu) override;
+  void on_config_change(std::function<void()> hook) override { config_hook_ = std::move(hook); }
+  void set_connected(bool connected) override { connected_ = connected; }
+  void on_fault(std::function<void(unsigned, Fault)> hook) override { fault_hook_ = std::move(hook); }
+
+  // For status. A queue that is not started is reported as such.
+  struct QueueStatus {
+    bool started = false, enabled = false;
+    unsigned reactor = 0;
+    std::uint32_t size = 0;
+    bool packed = false;
+    std::uint64_t kicks_armed = 0, calls = 0, calls_suppressed = 0, chains = 0;
+    Fault fault = Fault::none;
+  };
+  [[nodiscard]] QueueStatus queue_status(unsigned index) const;
+  [[nodiscard]] bool connected() const { return connected_; }
+  [[nodiscard]] std::uint64_t negotiated() const { return negotiated_; }
+
+ protected:
+  // Wraps an opened queue into the device's worker. Control; may allocate.
+  [[nodiscard]] virtual std::unique_ptr<QueueWorker> make_worker(std::unique_ptr<Queue> queue) = 0;
+  // Hooks on control after a worker was attached, enabled or disabled, and before it is detached,
+  // with the reactor that owns it (net registers its receive queues at the switch here). `next` must
+  // be called once, from the event loop or at once.
+  virtual void worker_started(QueueWorker&, unsigned /*reactor*/, bool /*enabled*/,
+                              std::function<void()> next) { next(); }
+  virtual void worker_enabled(QueueWorker&, unsigned /*reactor*/, bool /*enabled*/,
+                              std::function<void()> next) { next(); }
+  virtual void worker_stopping(QueueWorker&, unsigned /*reactor*/, std::function<void()> next) { next(); }
+  // The worker is off its reactor and about to be destroyed; take its counters over here.
+  virtual void worker_stopped(QueueWorker&) {}
+  // Which reactor shall own queue `index`. Default: the pool's least loaded one.
+  [[nodiscard]] virtual unsigned place(unsigned index);
+  void config_changed() { if (config_hook_) config_hook_(); }
+  [[nodiscard]] base::ReactorPool& pool() { return pool_; }
+  // The worker of a started queue, or nullptr. Control may only read its counters.
+  [[nodiscard]] QueueWorker* worker(unsigned index) const;
+
+ private:
+  struct Slot;
+  std::string name_;
+  base::ReactorPool& pool_;
+  std::vector<std::unique_ptr<Slot>> slots_;
+  std::uint64_t negotiated_ = 0;
+  bool connected_ = false;
+  std::function<void()> config_hook_;
+  std::function<void(unsigned, Fault)> fault_hook_;
+};
+
+}  // namespace millrace::virtio

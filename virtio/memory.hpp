@@ -1,0 +1,57 @@
+// GuestMemory: an immutable snapshot of a guest's memory, and the only way from a guest address to a byte.
+//
+// Control builds a new snapshot for every change of the memory table and swaps it into the queues by
+// command; the old one lives until its last holder lets go (shared_ptr, dropped on control).
+// Threads: build on control; everything else on any thread, it is const.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/mapping.hpp"
+#include "base/result.hpp"
+
+namespace millrace::virtio {
+
+struct Region {
+  std::uint64_t guest_address;  // first guest physical address
+  std::uint64_t size;           // bytes, > 0
+  std::uint64_t user_address;   // first address in the front-end's own address space
+  std::shared_ptr<const base::Mapping> mapping;  // mapping->data() is guest_address
+};
+
+class GuestMemory {
+ public:
+  // Sorts and checks: no overlap in guest or user addresses, no overflow, at most
+  // limits::memory_slots_max regions. An empty table is legal: nothing can be translated.
+  static base::Result<std::shared_ptr<const GuestMemory>> build(std::vector<Region> regions);
+
+  // Where a caller last hit: keep one per queue. Speeds up translate(), changes no result.
+  struct Hint {
+    std::uint32_t last = 0;
+  };
+  // The longest prefix of [address, address + size) that is contiguous here; empty if the first byte
+  // is not in memory or size is 0. The caller loops for the rest.
+  [[nodiscard]] std::span<std::byte> translate(std::uint64_t address, std::uint64_t size,
+                                               Hint& hint) const noexcept;
+  // All of [address, address + size) in user addresses (ring addresses of vhost-user), inside one
+  // region; nullptr otherwise.
+  [[nodiscard]] std::byte* from_user(std::uint64_t address, std::uint64_t size) const noexcept;
+  // The guest address of a user address, for the dirty log; false if outside.
+  [[nodiscard]] bool user_to_guest(std::uint64_t address, std::uint64_t& guest) const noexcept;
+  // True once any of its mappings lost its file's pages (SIGBUS). See base::Mapping.
+  [[nodiscard]] bool faulted() const noexcept;
+  [[nodiscard]] std::span<const Region> regions() const noexcept { return regions_; }
+  // One past the last guest address.
+  [[nodiscard]] std::uint64_t guest_end() const noexcept;
+
+ private:
+  explicit GuestMemory(std::vector<Region> regions);
+  std::vector<Region> regions_;            // by guest address
+  std::vector<std::uint32_t> by_user_;     // indices into regions_, by user address
+};
+
+}  // namespace millrace::virtio

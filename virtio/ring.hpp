@@ -1,0 +1,60 @@
+// What a device needs to open a ring, and the words both ring formats share.
+//
+// SplitRing (virtio 1.2 §2.7) and PackedRing (§2.8) offer the same members (the Ring concept below),
+// so a device is a template over its ring and nothing is decided per packet.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <memory>
+
+#include "virtio/chain.hpp"
+#include "virtio/dirty_log.hpp"
+#include "virtio/fault.hpp"
+#include "virtio/memory.hpp"
+
+namespace millrace::virtio {
+
+class InflightQueue;  // inflight.hpp
+
+struct RingSetup {
+  std::uint32_t size = 0;
+  std::uint64_t features = 0;       // negotiated: RING_PACKED, EVENT_IDX, INDIRECT_DESC, IN_ORDER
+  std::uint64_t descriptors = 0;    // user addresses, as SET_VRING_ADDR gives them
+  std::uint64_t driver_area = 0;    // split: available ring; packed: driver event suppression
+  std::uint64_t device_area = 0;    // split: used ring; packed: device event suppression
+  std::uint64_t log_address = 0;    // guest address of the used ring for the dirty log
+  bool log_ring = false;            // VHOST_VRING_F_LOG
+  std::uint32_t base = 0;           // SET_VRING_BASE: split: available index; packed: see position
+};
+
+enum class Take : std::uint8_t {
+  chain,  // `chain` is filled
+  empty,  // nothing available
+  fault,  // the queue is poisoned; see fault()
+};
+
+// Where a ring stands, to go back to after taking chains that were not used (a mergeable receive that
+// did not fit). Only chains taken since may be given back, and none of them completed.
+struct Mark {
+  std::uint16_t available = 0;
+  bool wrap = false;
+  std::uint32_t resubmitted = 0;
+};
+
+// clang-format off
+template <class R>
+concept Ring = requires(R ring, Chain& chain, const Ticket& ticket, std::uint32_t bytes, Mark mark) {
+  { ring.take(chain) } -> std::same_as<Take>;        // next buffer, resubmitted ones first
+  { ring.mark() } -> std::same_as<Mark>;
+  { ring.rewind(mark) };
+  { ring.give(ticket, bytes) };                      // done with `bytes` written; not yet visible
+  { ring.publish() } -> std::same_as<bool>;          // makes all given visible; true: call the driver
+  { ring.arm() } -> std::same_as<bool>;              // kicks on; true: work is there already
+  { ring.disarm() };                                 // kicks off
+  { ring.position() } -> std::same_as<std::uint32_t>;  // for GET_VRING_BASE
+  { ring.fault() } -> std::same_as<Fault>;
+};
+// clang-format on
+
+}  // namespace millrace::virtio
