@@ -20,13 +20,15 @@ class CallSignal {
  public:
   static constexpr unsigned batch_max = 128;
 
-  // Control thread. Fails where the kernel has no AIO poll (Linux before 4.18) or aio-max-nr is spent.
+  // Control thread. Fails where the kernel has no AIO poll (Linux before 4.18) or fs.aio-max-nr is
+  // spent.
   static Result<std::unique_ptr<CallSignal>> make();
   ~CallSignal();
   CallSignal(const CallSignal&) = delete;
   CallSignal& operator=(const CallSignal&) = delete;
 
-  // Queues a signal for `eventfd`, which must stay open until flush(). Flushes when the batch is full.
+  // Queues a signal for `eventfd`, which must stay open until flush(). Flushes when the batch is
+  // full.
   void signal(int eventfd) noexcept;
   // Sends what is queued. A descriptor that the kernel refuses is counted, never an error of ours.
   void flush() noexcept;

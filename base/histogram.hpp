@@ -1,4 +1,5 @@
-// Histogram of durations in nanoseconds: 8 buckets an octave, so a percentile is right within 12.5 %.
+// Histogram of durations in nanoseconds: 8 buckets an octave, so a percentile is right within
+// 12.5 %.
 #pragma once
 
 #include <array>

@@ -1,7 +1,8 @@
 // Reactor: a pinned thread that polls what it owns.
 //
 // Share nothing: a poller belongs to one reactor from add() to remove(). Control reaches in by
-// Commands through the mailbox and nowhere else. A reactor never allocates, locks, blocks or throws.
+// Commands through the mailbox and nowhere else. A reactor never allocates, locks, blocks or
+// throws.
 #pragma once
 
 #include <atomic>
@@ -23,10 +24,10 @@ namespace millrace::base {
 enum class IdleMode { poll, adaptive };
 
 struct ReactorConfig {
-  unsigned index = 0;                     // position in the pool
-  int core = -1;                          // CPU to pin to; -1: not pinned
+  unsigned index = 0;  // position in the pool
+  int core = -1;       // CPU to pin to; -1: not pinned
   IdleMode mode = IdleMode::adaptive;
-  std::uint64_t spin_ns = 50'000;         // polls this long without work before it arms and sleeps
+  std::uint64_t spin_ns = 50'000;  // polls this long without work before it arms and sleeps
 };
 
 // Thread: written by the reactor, read by any.
@@ -41,35 +42,48 @@ struct ReactorCounters {
 };
 
 class Reactor {
+  struct Key {
+    explicit Key() = default;
+  };
+
  public:
   static constexpr std::size_t mailbox_size = 1024, pollers_max = 8192;
 
+  // Control thread. Fails where the core is not this process's or the kernel refuses AIO poll.
   static Result<std::unique_ptr<Reactor>> make(const ReactorConfig& config);
-  ~Reactor();  // stops and joins
+  Reactor(Key, const ReactorConfig& config);  // for make()
+  ~Reactor();                                 // stops and joins
   Reactor(const Reactor&) = delete;
   Reactor& operator=(const Reactor&) = delete;
 
   // --- Control thread ---
   void start();
-  // Ends the thread after the mailbox is drained, and joins it.
+  // Ends the thread after the mailbox is drained, and joins it. Pending commands stay pending.
   void stop();
-  // Hands `command` over. False: the mailbox is full (ReactorPool keeps it and retries).
+  // Hands `command` over. False: the mailbox is full, or 4 * mailbox_size commands wait for
+  // take_done() (ReactorPool keeps it and retries).
   [[nodiscard]] bool try_post(Command* command) noexcept;
   // Takes back one command that ran, or nullptr.
   [[nodiscard]] Command* take_done() noexcept;
-  // Becomes readable when a command came back. Owned by the pool that listens.
+  // Becomes readable when a command came back. Owned by the pool that listens; one for many
+  // reactors is fine. Before start().
   void set_done_event(int eventfd) noexcept { done_event_ = eventfd; }
 
   // --- Reactor thread ---
+  // Pollers may be added and removed from within poll() and Command::run(), not from arm() or
+  // disarm(). A poller that is added is taken to be disarmed; one that was removed is not called
+  // again, not even in the round that goes on.
   void add(Poller& poller) noexcept;
   void remove(Poller& poller) noexcept;
   // Wakes this reactor from sleep when `fd` becomes readable. Edge triggered, and the descriptor is
   // never read: a tenant may own it. Returns false when the kernel refuses it.
+  // The caller unwatches before it closes: the tenant's copy would keep the watch alive.
   bool watch(int fd) noexcept;
   void unwatch(int fd) noexcept;
   // Level triggered, for descriptors of our own which somebody drains (an io_uring).
   bool watch_level(int fd) noexcept;
-  // Sends a pending command back to control.
+  // Sends a pending command back to control. Calls that were queued until now go out first, so
+  // control may close a call descriptor once its command came back.
   void complete(Command& command) noexcept;
   [[nodiscard]] CallSignal& calls() noexcept { return *calls_; }
   // TSC at the start of this round.
@@ -83,21 +97,40 @@ class Reactor {
   [[nodiscard]] const ReactorCounters& counters() const noexcept { return counters_; }
 
  private:
-  explicit Reactor(const ReactorConfig& config);
   void run() noexcept;
   bool drain_mailbox() noexcept;
   bool poll_all() noexcept;
+  void notify_done() noexcept;
+  void account(std::uint64_t round_end, bool busy) noexcept;
   void sleep_until_work() noexcept;
+  bool arm_all(std::uint64_t& sleep_ns) noexcept;
+  void disarm_all() noexcept;
+  void wait(std::uint64_t sleep_ns) noexcept;
+  void discard_edges() noexcept;
+  void drop_removed() noexcept;
+  bool watch_for(int fd, std::uint32_t events) noexcept;
+
+  static constexpr std::size_t line = 64;  // bytes that processors pass among them at a time
 
   ReactorConfig config_;
-  ReactorCounters counters_;
   std::unique_ptr<CallSignal> calls_;
-  std::vector<Poller*> pollers_;
   Fd epoll_, wake_event_;
   int done_event_ = -1;
-  std::atomic<bool> sleeping_{false}, stopping_{false};
+  std::uint64_t spin_cycles_ = 0;
+  std::size_t posted_ = 0;  // commands handed over and not taken back; control's
+
+  // The reactor's own, written every round.
+  alignas(line) std::vector<Poller*> pollers_;  // null: removed in this round
+  bool removed_ = false, done_unsaid_ = false;
   std::uint64_t round_cycles_ = 0, idle_since_ = 0;
-  boost::lockfree::spsc_queue<Command*, boost::lockfree::capacity<mailbox_size>> mailbox_;
+  ReactorCounters counters_;
+
+  // Read by whoever wakes this reactor; written twice a sleep.
+  alignas(line) std::atomic<bool> sleeping_{false};
+  std::atomic<bool> stopping_{false};
+
+  alignas(
+      line) boost::lockfree::spsc_queue<Command*, boost::lockfree::capacity<mailbox_size>> mailbox_;
   boost::lockfree::spsc_queue<Command*, boost::lockfree::capacity<4 * mailbox_size>> done_;
   std::thread thread_;
 };

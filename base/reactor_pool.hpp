@@ -4,6 +4,7 @@
 
 #include <deque>
 #include <memory>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -14,13 +15,15 @@ namespace millrace::base {
 
 class ReactorPool {
  public:
+  // Makes and starts the reactors.
   static Result<std::unique_ptr<ReactorPool>> make(EventLoop& loop,
                                                    const std::vector<ReactorConfig>& configs);
   ~ReactorPool();  // stops all reactors; commands still inside are given back (done() is called)
 
   [[nodiscard]] unsigned size() const { return static_cast<unsigned>(reactors_.size()); }
   [[nodiscard]] Reactor& at(unsigned index) { return *reactors_.at(index); }
-  // The command's done() is called from the event loop once the reactor sent it back.
+  // The command's done() is called from the event loop once the reactor sent it back. Commands to
+  // one reactor run in the order of their posts; there may be any number of them.
   void post(unsigned reactor, std::unique_ptr<Command> command);
   template <class Run, class Done>
   void post(unsigned reactor, Run run, Done done) {
@@ -33,6 +36,7 @@ class ReactorPool {
  private:
   explicit ReactorPool(EventLoop& loop);
   void drain_done();
+  void take_back(unsigned reactor);
   void retry_overflow();
 
   EventLoop& loop_;
@@ -41,6 +45,8 @@ class ReactorPool {
   EventLoop::Timer retry_;
   std::vector<std::unique_ptr<Reactor>> reactors_;
   std::vector<std::deque<std::unique_ptr<Command>>> overflow_;
+  // Commands that a reactor holds: in its mailbox, pending, or on their way back.
+  std::vector<std::unordered_map<Command*, std::unique_ptr<Command>>> inside_;
   std::vector<unsigned> placed_;
 };
 

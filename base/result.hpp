@@ -1,7 +1,8 @@
 // Result<T, E> is a value or the reason why there is none, with std::expected's names.
 //
-// Error is a line for a person (control thread only, it allocates): what is wrong, where, what to do.
-// Fault is a code for the data path (never allocates): a peer's fault, which poisons that peer's queue.
+// Error is a line for a person (control thread only, it allocates): what is wrong, where, what to
+// do. Fault is a code for the data path (never allocates): a peer's fault, which poisons that
+// peer's queue.
 #pragma once
 
 #include <cstdint>

@@ -16,6 +16,7 @@ struct Statistics {
   std::uint64_t read_requests = 0, read_bytes = 0, write_requests = 0, write_bytes = 0;
   std::uint64_t flush_requests = 0, discard_requests = 0, zero_requests = 0;
   std::uint64_t io_errors = 0, unsupported = 0, in_flight = 0, bounced = 0, buffered = 0;
+  std::uint64_t oldest_ns = 0;  // how long the oldest request in flight has been there
   base::Histogram::Snapshot latency{};
 };
 

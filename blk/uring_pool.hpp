@@ -12,11 +12,15 @@
 namespace millrace::blk {
 
 class Uring;
+struct UringOptions;
 
 class UringPool {
  public:
   // Probes the kernel once. Fails in one line where io_uring is forbidden or too old.
   static base::Result<std::unique_ptr<UringPool>> make(base::ReactorPool& pool);
+  // With less than the kernel has: how the fallbacks are tested. See uring.hpp.
+  static base::Result<std::unique_ptr<UringPool>> make(base::ReactorPool& pool,
+                                                       const UringOptions& wanted);
   virtual ~UringPool() = default;
   // The reactor's ring; its poller is added to the reactor on first use.
   virtual base::Result<Uring*> ring(unsigned reactor) = 0;

@@ -9,17 +9,18 @@
 
 namespace millrace::net {
 
-inline constexpr unsigned pairs_max = 128;  // 127 with a control queue: KICK, CALL, ERR carry 8 bits
+// 127 with a control queue: KICK, CALL and ERR carry an index of 8 bits.
+inline constexpr unsigned pairs_max = 128;
 
 struct Config {
   std::string name;
-  unsigned pairs = 1;                 // queue pairs, 1..pairs_max
-  std::optional<vswitch::Mac> mac;    // none: the front-end's or guest's own
-  std::uint16_t mtu = 0;              // 0: not offered; else 68..65535 (VIRTIO_NET_F_MTU)
-  bool control_queue = false;         // the front-end hands the control queue over
-  bool offloads = true;               // checksum and segmentation offload bits
+  unsigned pairs = 1;                   // queue pairs, 1..pairs_max
+  std::optional<vswitch::Mac> mac{};    // none: the front-end's or guest's own
+  std::uint16_t mtu = 0;                // 0: not offered; else 68..65535 (VIRTIO_NET_F_MTU)
+  bool control_queue = false;           // the front-end hands the control queue over
+  bool offloads = true;                 // checksum and segmentation offload bits
   bool packed = true, in_order = true;  // offer RING_PACKED, IN_ORDER
-  vswitch::PortConfig port;           // VLANs, isolation, quota
+  vswitch::PortConfig port{};           // VLANs, isolation, quota
 };
 
 }  // namespace millrace::net

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "net/config.hpp"
+#include "net/status.hpp"
 #include "switch/fabric.hpp"
 #include "virtio/device_base.hpp"
 
@@ -20,6 +21,8 @@ class Device : public virtio::DeviceBase {
   using DeviceBase::DeviceBase;
   [[nodiscard]] virtual const Config& net_config() const = 0;
   [[nodiscard]] virtual vswitch::PortId port() const = 0;
+  // A copy of the numbers as of now; traffic of each queue over all its starts.
+  [[nodiscard]] virtual Status status() const = 0;
   // Removes the switch port; needs all queues stopped. `done` runs, then it may be destroyed.
   virtual void close(std::function<void()> done) = 0;
 };

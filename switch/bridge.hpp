@@ -1,8 +1,8 @@
 // Bridge: one reactor's shard of the switch: learns, decides, replicates, delivers.
 //
-// Every reactor has its own Bridge with its own MacTable; what one learns travels to the others through
-// the links, like packets for endpoints that another reactor owns. Nothing is shared but the links.
-// Thread: its reactor.
+// Every reactor has its own Bridge with its own MacTable; what one learns travels to the others
+// through the links, like packets for endpoints that another reactor owns. Nothing is shared but
+// the links. Thread: its reactor.
 #pragma once
 
 #include <cstdint>
@@ -20,10 +20,12 @@ namespace millrace::vswitch {
 class Bridge : public base::Poller {
  public:
   ~Bridge() override = default;
-  // Forwards a burst that entered at `ingress`: VLAN and source checks, learning, look-up, flooding,
-  // delivery. On return every packet was delivered or dropped and counted.
+  // Forwards a burst that entered at `ingress`: VLAN and source checks, learning, look-up,
+  // flooding, delivery. On return every packet was delivered or dropped and counted. Adds
+  // tx_packets and tx_bytes of `ingress`; checks every offload request (validate_offload). It may
+  // edit headers, views and length (VLAN tags): the source relies on completion and token only
+  // afterwards.
   virtual void forward(PortId ingress, std::span<Packet> packets) noexcept = 0;
-  // The TSC now and then, for ageing; forward() reads the reactor's round time itself.
 };
 
 }  // namespace millrace::vswitch

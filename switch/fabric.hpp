@@ -1,5 +1,6 @@
-// Fabric: control's side of the switch: ports, their VLANs and endpoints, and all reactors' Bridges.
-// Thread: control. Members with `done` answer from the event loop when every reactor has acknowledged.
+// Fabric: control's side of the switch: ports, their VLANs and endpoints, and all reactors'
+// Bridges. Thread: control. Members with `done` answer from the event loop when every reactor has
+// acknowledged.
 #pragma once
 
 #include <array>
@@ -19,12 +20,12 @@ using Mac = std::array<std::uint8_t, 6>;
 
 struct PortConfig {
   std::string name;
-  std::uint16_t access_vlan = 0;              // 0: untagged world; else 1..4094
-  std::vector<std::uint16_t> trunk;           // not empty: tagged frames of these VLANs
-  bool isolated = false;                      // reaches only ports that are not isolated
+  std::uint16_t access_vlan = 0;     // 0: untagged world; else 1..4094
+  std::vector<std::uint16_t> trunk;  // not empty: tagged frames of these VLANs
+  bool isolated = false;             // reaches only ports that are not isolated
   bool uplink = false;
-  unsigned addresses_max = 1024;              // learned addresses (quota)
-  std::vector<Mac> static_macs;               // known from the start, never aged; nobody else may use them
+  unsigned addresses_max = 1024;  // learned addresses (quota)
+  std::vector<Mac> static_macs;   // known from the start, never aged; nobody else may use them
 };
 
 struct FabricConfig {
@@ -35,20 +36,27 @@ struct FabricConfig {
 class Fabric {
  public:
   using Done = std::function<void()>;
-  static base::Result<std::unique_ptr<Fabric>> make(base::ReactorPool& pool, const FabricConfig& config);
+  static constexpr unsigned reactors_max = 64;
+  // `pool` must outlive it. Destroying it stops the pool's reactors; callbacks that are still due
+  // then never run.
+  static base::Result<std::unique_ptr<Fabric>> make(base::ReactorPool& pool,
+                                                    const FabricConfig& config);
   virtual ~Fabric() = default;
 
   virtual base::Result<PortId> add_port(const PortConfig& config, Done done) = 0;
-  // Flushes its addresses; its endpoints must be gone.
+  // Flushes its addresses; its endpoints must be gone (their remove_endpoint called, not
+  // necessarily answered).
   virtual void remove_port(PortId port, Done done) = 0;
   // `endpoint` lives on `reactor`; flows spread over a port's endpoints by hash. `slot` orders them
   // (queue pair index).
-  virtual void add_endpoint(PortId port, unsigned slot, unsigned reactor, Port* endpoint, Done done) = 0;
+  virtual void add_endpoint(PortId port, unsigned slot, unsigned reactor, Port* endpoint,
+                            Done done) = 0;
   // After done() nobody calls the endpoint again.
   virtual void remove_endpoint(PortId port, unsigned slot, Done done) = 0;
   // The reactor's shard. The pointer stays valid as long as the Fabric.
   [[nodiscard]] virtual Bridge& bridge(unsigned reactor) = 0;
-  // This port's counters on one reactor: a Port on that reactor adds to them. Stable until remove_port.
+  // This port's counters on one reactor: a Port on that reactor adds to them. Stable until
+  // remove_port.
   [[nodiscard]] virtual PortCounters& counters(PortId port, unsigned reactor) = 0;
   // Forgets learned addresses of `port`, or all with no_port.
   virtual void flush_addresses(PortId port, Done done) = 0;

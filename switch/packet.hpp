@@ -1,15 +1,15 @@
 // Packet: a view of a payload and a copy of its headers.
 //
-// The first bytes of a frame (up to header_max: L2 to L4) are fetched once, when the frame is taken from
-// its ring; every decision uses them and they are what the receiver gets, so that a guest cannot show
-// one header to the switch and another to the receiver. The rest is named, not copied: segments of the
-// source guest's memory, of an mbuf or of a parcel.
+// The first bytes of a frame (up to header_max: L2 to L4) are fetched once, when the frame is taken
+// from its ring; every decision uses them and they are what the receiver gets, so that a guest
+// cannot show one header to the switch and another to the receiver. The rest is named, not copied:
+// segments of the source guest's memory, of an mbuf or of a parcel.
 //
-// Life: a source fills Packets in a burst it owns, hands the burst to Bridge::forward and owns the packets
-// again on return; nobody keeps a pointer. What must outlive the call (a link to another reactor) is
-// copied out into a Parcel. `completion` is the door for ports that hold the payload longer (a NIC
-// without a copy): such a port calls Completion::hold during deliver() and release() afterwards.
-// Thread: one reactor.
+// Life: a source fills Packets in a burst it owns, hands the burst to Bridge::forward and owns the
+// packets again on return; nobody keeps a pointer. What must outlive the call (a link to another
+// reactor) is copied out into a Parcel. `completion` is the door for ports that hold the payload
+// longer (a NIC without a copy): such a port calls Completion::hold during deliver() and release()
+// afterwards. Thread: one reactor.
 #pragma once
 
 #include <array>
@@ -32,14 +32,14 @@ enum class Gso : std::uint8_t { none, tcp4, tcp6, udp_l4 };  // udp_l4: USO, dat
 
 // What the frame still needs, or has had checked (virtio 1.2 §5.1.6).
 struct Offload {
-  bool checksum_needed = false;      // the L4 checksum is partial: complete it at start + offset
-  bool checksum_verified = false;    // the L4 checksum was found right
-  bool ecn = false;                  // TCP with CWR semantics
+  bool checksum_needed = false;    // the L4 checksum is partial: complete it at start + offset
+  bool checksum_verified = false;  // the L4 checksum was found right
+  bool ecn = false;                // TCP with CWR semantics
   Gso gso = Gso::none;
   std::uint16_t checksum_start = 0;  // from the first byte of the frame
   std::uint16_t checksum_offset = 0;
-  std::uint16_t gso_size = 0;        // payload bytes of each segment, > 0 when gso != none
-  std::uint16_t header_length = 0;   // L2 to L4, computed by us from the fetched header, not trusted
+  std::uint16_t gso_size = 0;       // payload bytes of each segment, > 0 when gso != none
+  std::uint16_t header_length = 0;  // L2 to L4, computed by us from the fetched header, not trusted
 };
 
 class Completion {
@@ -53,20 +53,21 @@ class Completion {
 
 struct Packet {
   static constexpr std::size_t header_max = 128;
-  static constexpr std::size_t views_max = 72;        // 64 KiB in 1 KiB buffers and some
+  static constexpr std::size_t views_max = 72;  // 64 KiB in 1 KiB buffers and some
   static constexpr std::uint32_t length_max = 65'535 + 18;
 
-  std::array<std::byte, header_max> header;           // the first header_size bytes of the frame
-  std::uint16_t header_size = 0;                      // min(length, header_max)
+  std::array<std::byte, header_max> header;  // the first header_size bytes of the frame
+  std::uint16_t header_size = 0;             // a source fetches min(length, header_max)
   std::uint16_t view_count = 0;
-  std::uint32_t length = 0;                           // whole frame, bytes, without FCS
+  std::uint32_t length = 0;  // whole frame, bytes, without FCS
   Offload offload;
   PortId source = no_port;
-  std::uint16_t vlan = 0;                             // VLAN it travels in; 0: untagged world
-  std::uint32_t flow_hash = 0;                        // 0 where nobody needs it
+  std::uint16_t vlan = 0;       // VLAN it travels in; 0: untagged world
+  std::uint8_t priority = 0;    // PCP and DEI of the tag it came with (4 bits)
+  std::uint32_t flow_hash = 0;  // 0 where nobody needs it
   Completion* completion = nullptr;
   std::uint32_t token = 0;
-  std::array<View, views_max> views;                  // the bytes after the header
+  std::array<View, views_max> views;  // the bytes after the header
 
   [[nodiscard]] std::span<const std::byte> headers() const noexcept {
     return {header.data(), header_size};
@@ -79,6 +80,7 @@ struct Packet {
 // Most packets of one visit to a source. A burst of 64 KiB packets is bounded by bytes instead; see
 // burst_bytes_max.
 inline constexpr std::size_t burst_max = 32;
-inline constexpr std::uint64_t burst_bytes_max = 512 * 1024;  // what the kernel's vhost uses for fairness
+inline constexpr std::uint64_t burst_bytes_max =
+    512 * 1024;  // what the kernel's vhost uses for fairness
 
 }  // namespace millrace::vswitch

@@ -13,9 +13,10 @@ namespace millrace::vswitch {
 class Port {
  public:
   virtual ~Port() = default;
-  // Takes every packet: copied out or dropped and counted by reason, never kept past the call (but see
-  // Packet::completion). One call a burst and destination. Never drops because the peer lacks an
-  // offload: it segments and checksums in software (gso.hpp).
+  // Takes every packet: copied out or dropped and counted by reason, never kept past the call (but
+  // see Packet::completion). One call a burst and destination. Never drops because the peer lacks
+  // an offload: it segments and checksums in software (gso.hpp). Adds rx_packets, rx_bytes and its
+  // own drops to Fabric::counters; the Bridge adds the rest.
   virtual void deliver(std::span<const Packet* const> packets) noexcept = 0;
 };
 

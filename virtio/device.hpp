@@ -2,8 +2,8 @@
 // DeviceBase, which owns the queue life cycle). Thread: control, for every member.
 //
 // Members with a callback answer later, when every reactor concerned has acknowledged; the callback
-// runs on the control thread from the event loop, never from inside the call. A session sends one such
-// request at a time and waits.
+// runs on the control thread from the event loop, never from inside the call. A session sends one
+// such request at a time and waits.
 #pragma once
 
 #include <cstdint>
@@ -29,12 +29,12 @@ struct QueueStart {
   unsigned index = 0;  // virtqueue index
   RingSetup ring;
   std::shared_ptr<const GuestMemory> memory;
-  base::Fd kick;  // invalid: NOFD, the reactor polls and never sleeps longer than 1 ms
-  base::Fd call;  // invalid: the driver polls
-  base::Fd error; // invalid: none
+  base::Fd kick;   // invalid: NOFD, the reactor polls and never sleeps longer than 1 ms
+  base::Fd call;   // invalid: the driver polls
+  base::Fd error;  // invalid: none
   bool enabled = false;
-  std::shared_ptr<DirtyLog> log;            // null: not migrating
-  std::shared_ptr<InflightRegion> inflight; // null: not negotiated
+  std::shared_ptr<DirtyLog> log;             // null: not migrating
+  std::shared_ptr<InflightRegion> inflight;  // null: not negotiated
 };
 
 class Device {
@@ -53,7 +53,8 @@ class Device {
   // The configuration space of this device type as of now. Valid until the next call.
   [[nodiscard]] virtual std::span<const std::byte> config() const = 0;
   // A driver's write (SET_CONFIG). Refused where the field is not writable.
-  virtual base::Result<void> write_config(std::uint32_t offset, std::span<const std::byte> bytes) = 0;
+  virtual base::Result<void> write_config(std::uint32_t offset,
+                                          std::span<const std::byte> bytes) = 0;
   // The features both sides have. Called before the first queue starts, and again after a reset.
   virtual void set_features(std::uint64_t features) = 0;
 

@@ -1,5 +1,9 @@
 // DeviceBase: the life of a device's queues across control and reactors, the same for every device
 // kind: place, start, enable, swap memory, log and call descriptors, poison, drain, stop.
+//
+// Requests to one queue run one after the other, in the order they came: a stop that comes while a
+// start is under way waits for it. What a swap replaces (memory, log, descriptors) is dropped on
+// control after the reactor let go of it. Thread: control.
 #pragma once
 
 #include <functional>
@@ -20,7 +24,9 @@ class DeviceBase : public Device {
   ~DeviceBase() override;
 
   [[nodiscard]] const std::string& name() const override { return name_; }
-  [[nodiscard]] unsigned queues_max() const override { return static_cast<unsigned>(slots_.size()); }
+  [[nodiscard]] unsigned queues_max() const override {
+    return static_cast<unsigned>(slots_.size());
+  }
   void set_features(std::uint64_t features) override { negotiated_ = features; }
   void start_queue(QueueStart start, Done done) override;
   void stop_queue(unsigned index, Stopped stopped) override;
@@ -33,7 +39,9 @@ class DeviceBase : public Device {
   base::Result<void> set_mtu(std::uint16_t mtu) override;
   void on_config_change(std::function<void()> hook) override { config_hook_ = std::move(hook); }
   void set_connected(bool connected) override { connected_ = connected; }
-  void on_fault(std::function<void(unsigned, Fault)> hook) override { fault_hook_ = std::move(hook); }
+  void on_fault(std::function<void(unsigned, Fault)> hook) override {
+    fault_hook_ = std::move(hook);
+  }
 
   // For status. A queue that is not started is reported as such.
   struct QueueStatus {
@@ -50,26 +58,52 @@ class DeviceBase : public Device {
 
  protected:
   // Wraps an opened queue into the device's worker. Control; may allocate.
+  // nullptr where that fails, and the start with it.
   [[nodiscard]] virtual std::unique_ptr<QueueWorker> make_worker(std::unique_ptr<Queue> queue) = 0;
   // Hooks on control after a worker was attached, enabled or disabled, and before it is detached,
-  // with the reactor that owns it (net registers its receive queues at the switch here). `next` must
-  // be called once, from the event loop or at once.
+  // with the reactor that owns it (net registers its receive queues at the switch here). `next`
+  // must be called once, from the event loop or at once.
   virtual void worker_started(QueueWorker&, unsigned /*reactor*/, bool /*enabled*/,
-                              std::function<void()> next) { next(); }
+                              std::function<void()> next) {
+    next();
+  }
   virtual void worker_enabled(QueueWorker&, unsigned /*reactor*/, bool /*enabled*/,
-                              std::function<void()> next) { next(); }
-  virtual void worker_stopping(QueueWorker&, unsigned /*reactor*/, std::function<void()> next) { next(); }
+                              std::function<void()> next) {
+    next();
+  }
+  virtual void worker_stopping(QueueWorker&, unsigned /*reactor*/, std::function<void()> next) {
+    next();
+  }
   // The worker is off its reactor and about to be destroyed; take its counters over here.
   virtual void worker_stopped(QueueWorker&) {}
-  // Which reactor shall own queue `index`. Default: the pool's least loaded one.
+  // Which reactor shall own queue `index`. Default: the pool's least loaded one. Override both or
+  // none.
   [[nodiscard]] virtual unsigned place(unsigned index);
-  void config_changed() { if (config_hook_) config_hook_(); }
+  virtual void unplace(unsigned index, unsigned reactor);
+  void config_changed() {
+    if (config_hook_) config_hook_();
+  }
   [[nodiscard]] base::ReactorPool& pool() { return pool_; }
   // The worker of a started queue, or nullptr. Control may only read its counters.
   [[nodiscard]] QueueWorker* worker(unsigned index) const;
 
  private:
   struct Slot;
+  struct FaultNotice;
+  class Join;
+  void enqueue(unsigned index, std::function<void()> operation);
+  void finish(unsigned index);
+  void run_start(const std::shared_ptr<QueueStart>& start, const Done& done);
+  void run_stop(unsigned index, const Stopped& stopped);
+  void drain(unsigned index, const Stopped& stopped);
+  void detach(unsigned index, const Stopped& stopped);
+  void swap_memory(unsigned index, std::shared_ptr<const GuestMemory> memory,
+                   const std::shared_ptr<Join>& all);
+  void answer(Done done, base::Result<void> result);
+  template <class Run, class Then>
+  void on_reactor(unsigned index, Done done, Run run, Then then);
+  void noticed(unsigned index, Fault fault);
+
   std::string name_;
   base::ReactorPool& pool_;
   std::vector<std::unique_ptr<Slot>> slots_;

@@ -1,7 +1,8 @@
-// DirtyLog: the migration bitmap a front-end shares (vhost-user "Migration"): one bit per 4 KiB page.
+// DirtyLog: the migration bitmap a front-end shares (vhost-user "Migration"): one bit per 4 KiB
+// page.
 //
-// A bit is set after the data was written, with an atomic OR, because the front-end clears bits while
-// we set them. Thread: any reactor; built and dropped by control.
+// A bit is set after the data was written, with an atomic OR, because the front-end clears bits
+// while we set them. Thread: any reactor; built and dropped by control.
 #pragma once
 
 #include <cstddef>

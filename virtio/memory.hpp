@@ -1,7 +1,8 @@
-// GuestMemory: an immutable snapshot of a guest's memory, and the only way from a guest address to a byte.
+// GuestMemory: an immutable snapshot of a guest's memory, and the only way from a guest address to
+// a byte.
 //
-// Control builds a new snapshot for every change of the memory table and swaps it into the queues by
-// command; the old one lives until its last holder lets go (shared_ptr, dropped on control).
+// Control builds a new snapshot for every change of the memory table and swaps it into the queues
+// by command; the old one lives until its last holder lets go (shared_ptr, dropped on control).
 // Threads: build on control; everything else on any thread, it is const.
 #pragma once
 
@@ -33,8 +34,8 @@ class GuestMemory {
   struct Hint {
     std::uint32_t last = 0;
   };
-  // The longest prefix of [address, address + size) that is contiguous here; empty if the first byte
-  // is not in memory or size is 0. The caller loops for the rest.
+  // The longest prefix of [address, address + size) that is contiguous here; empty if the first
+  // byte is not in memory or size is 0. The caller loops for the rest.
   [[nodiscard]] std::span<std::byte> translate(std::uint64_t address, std::uint64_t size,
                                                Hint& hint) const noexcept;
   // All of [address, address + size) in user addresses (ring addresses of vhost-user), inside one
@@ -49,9 +50,15 @@ class GuestMemory {
   [[nodiscard]] std::uint64_t guest_end() const noexcept;
 
  private:
+  struct Span {  // what translate() needs of a region, close together
+    std::uint64_t guest_address, size;
+    std::byte* data;
+  };
   explicit GuestMemory(std::vector<Region> regions);
-  std::vector<Region> regions_;            // by guest address
-  std::vector<std::uint32_t> by_user_;     // indices into regions_, by user address
+  [[nodiscard]] const Region* find_user(std::uint64_t address) const noexcept;
+  std::vector<Region> regions_;         // by guest address
+  std::vector<Span> spans_;             // the same order
+  std::vector<std::uint32_t> by_user_;  // indices into regions_, by user address
 };
 
 }  // namespace millrace::virtio

@@ -1,8 +1,8 @@
 // Queue: a started virtqueue as its reactor holds it: the ring, the memory, the log and the
 // descriptors that wake and call. QueueWorker is the device's code around it.
 //
-// Control makes both (all allocation happens there) and hands them to the owning reactor by command;
-// from attach() to the last word of detach() only that reactor touches them.
+// Control makes both (all allocation happens there) and hands them to the owning reactor by
+// command; from attach() to the last word of detach() only that reactor touches them.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,7 @@
 
 #include "base/counter.hpp"
 #include "base/fd.hpp"
+#include "base/mapping.hpp"
 #include "base/poller.hpp"
 #include "base/reactor.hpp"
 #include "virtio/device.hpp"
@@ -23,8 +24,8 @@ struct QueueCounters {
   base::Counter kicks_armed;  // times notifications were turned on
   base::Counter calls;        // calls sent to the driver
   base::Counter calls_suppressed;
-  base::Counter chains;       // buffers taken
-  base::Counter faults;       // 1 once poisoned
+  base::Counter chains;  // buffers taken
+  base::Counter faults;  // 1 once poisoned
 };
 
 class Queue {
@@ -39,12 +40,22 @@ class Queue {
     return std::visit(static_cast<Body&&>(body), ring_);
   }
   // Publishes what was given and signals the driver if it wants that, through `calls`.
+  // Counts calls and, as of this moment, the chains taken; arming counts itself.
   void publish_and_call(base::CallSignal& calls) noexcept;
   [[nodiscard]] bool enabled() const noexcept { return enabled_; }
   [[nodiscard]] Fault fault() const noexcept;
   // Poisons the queue: nothing is taken any more; the error eventfd is signalled; control is told.
   void poison(Fault fault, base::CallSignal& calls) noexcept;
   [[nodiscard]] const GuestMemory& memory() const noexcept { return *memory_; }
+  // Asks at the end of a visit whether the front-end took its memory away (SIGBUS) and poisons the
+  // queue if so; true then. One relaxed load when nothing happened anywhere.
+  bool check_memory(base::CallSignal& calls) noexcept {
+    const auto count = base::memory_fault_count();
+    if (count == memory_faults_seen_) [[likely]]
+      return false;
+    memory_faults_seen_ = count;
+    return find_lost_memory(calls);
+  }
   // Marks guest memory as written, when a log is set. Call after the write.
   void wrote(const Segment& segment, std::uint32_t bytes) noexcept {
     if (log_ != nullptr) log_->mark(segment.guest_address, bytes);
@@ -52,20 +63,31 @@ class Queue {
   [[nodiscard]] bool logging() const noexcept { return log_ != nullptr; }
   [[nodiscard]] bool has_kick() const noexcept { return kick_.valid(); }
 
+  // What follows returns in its argument what control shall drop.
+  void swap_memory(std::shared_ptr<const GuestMemory>& memory, base::CallSignal& calls) noexcept;
+  void swap_log(std::shared_ptr<DirtyLog>& log) noexcept;
+
   [[nodiscard]] unsigned index() const noexcept { return index_; }
   [[nodiscard]] std::uint64_t features() const noexcept { return features_; }
   [[nodiscard]] std::uint32_t size() const noexcept { return size_; }
+  [[nodiscard]] bool packed() const noexcept { return ring_.index() == 1; }
+  // For GET_VRING_BASE.
+  [[nodiscard]] std::uint32_t position() const noexcept;
   QueueCounters counters;
 
  private:
   friend class DeviceBase;
   Queue() = default;
+  [[nodiscard]] base::Result<void, Fault> open_ring(const RingSetup& setup);
+  bool find_lost_memory(base::CallSignal& calls) noexcept;
   unsigned index_ = 0;
   std::uint32_t size_ = 0;
   std::uint64_t features_ = 0;
   bool enabled_ = false;
   Fault poison_ = Fault::none;
+  std::uint64_t memory_faults_seen_ = 0;
   std::shared_ptr<const GuestMemory> memory_;
+  std::shared_ptr<const GuestMemory> ring_memory_;  // the one that the ring could not leave
   std::shared_ptr<DirtyLog> log_;
   std::shared_ptr<InflightRegion> inflight_;
   base::Fd kick_, call_, error_;
@@ -79,8 +101,16 @@ class QueueWorker : public base::Poller {
  public:
   explicit QueueWorker(std::unique_ptr<Queue> queue) : queue_{std::move(queue)} {}
   [[nodiscard]] Queue& queue() noexcept { return *queue_; }
+  [[nodiscard]] const Queue& queue() const noexcept { return *queue_; }
 
-  // The reactor now owns this worker. Called after it was added as a poller.
+  // A queue without a kick descriptor is looked at every millisecond.
+  [[nodiscard]] std::uint64_t sleep_ns_max() const noexcept override {
+    const bool watched = queue_->has_kick() || !queue_->enabled();
+    return watched || queue_->fault() != Fault::none ? sleep_for_ever : 1'000'000;
+  }
+
+  // The reactor now owns this worker. Called after it was added as a poller; queue().enabled() says
+  // whether it may take at once.
   virtual void attached(base::Reactor& reactor) noexcept = 0;
   // Enabled or disabled (SET_VRING_ENABLE), already stored in queue().
   virtual void enabled_changed(bool enabled) noexcept = 0;
@@ -91,7 +121,7 @@ class QueueWorker : public base::Poller {
   // Memory changes: called with the new snapshot already in queue(). Returns true when nothing in
   // flight refers to the old one (a net worker: always, between visits).
   [[nodiscard]] virtual bool memory_released() noexcept = 0;
-  // Last call on the reactor.
+  // Last call on the reactor. What was given is published before it.
   virtual void detached(base::Reactor& reactor) noexcept = 0;
 
  private:

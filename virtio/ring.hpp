@@ -1,7 +1,7 @@
 // What a device needs to open a ring, and the words both ring formats share.
 //
-// SplitRing (virtio 1.2 §2.7) and PackedRing (§2.8) offer the same members (the Ring concept below),
-// so a device is a template over its ring and nothing is decided per packet.
+// SplitRing (virtio 1.2 §2.7) and PackedRing (§2.8) offer the same members (the Ring concept
+// below), so a device is a template over its ring and nothing is decided per packet.
 #pragma once
 
 #include <concepts>
@@ -15,17 +15,15 @@
 
 namespace millrace::virtio {
 
-class InflightQueue;  // inflight.hpp
-
 struct RingSetup {
   std::uint32_t size = 0;
-  std::uint64_t features = 0;       // negotiated: RING_PACKED, EVENT_IDX, INDIRECT_DESC, IN_ORDER
-  std::uint64_t descriptors = 0;    // user addresses, as SET_VRING_ADDR gives them
-  std::uint64_t driver_area = 0;    // split: available ring; packed: driver event suppression
-  std::uint64_t device_area = 0;    // split: used ring; packed: device event suppression
-  std::uint64_t log_address = 0;    // guest address of the used ring for the dirty log
-  bool log_ring = false;            // VHOST_VRING_F_LOG
-  std::uint32_t base = 0;           // SET_VRING_BASE: split: available index; packed: see position
+  std::uint64_t features = 0;     // negotiated: RING_PACKED, EVENT_IDX, INDIRECT_DESC, IN_ORDER
+  std::uint64_t descriptors = 0;  // user addresses, as SET_VRING_ADDR gives them
+  std::uint64_t driver_area = 0;  // split: available ring; packed: driver event suppression
+  std::uint64_t device_area = 0;  // split: used ring; packed: device event suppression
+  std::uint64_t log_address = 0;  // guest address of the used ring for the dirty log
+  bool log_ring = false;          // VHOST_VRING_F_LOG
+  std::uint32_t base = 0;         // SET_VRING_BASE: split: available index; packed: see position
 };
 
 enum class Take : std::uint8_t {
@@ -34,8 +32,8 @@ enum class Take : std::uint8_t {
   fault,  // the queue is poisoned; see fault()
 };
 
-// Where a ring stands, to go back to after taking chains that were not used (a mergeable receive that
-// did not fit). Only chains taken since may be given back, and none of them completed.
+// Where a ring stands, to go back to after taking chains that were not used (a mergeable receive
+// that did not fit). Only chains taken since may be given back, and none of them completed.
 struct Mark {
   std::uint16_t available = 0;
   bool wrap = false;

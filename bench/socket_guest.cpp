@@ -1,0 +1,153 @@
+#include "bench/socket_guest.hpp"
+
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <thread>
+
+#include "virtio/features.hpp"
+
+namespace millrace::bench {
+
+namespace {
+
+namespace wire = virtio::wire;
+// Ring addresses of SET_VRING_ADDR are user addresses; this guest's begin here.
+constexpr std::uint64_t user_base = 0x7000'0000'0000;
+
+template <class T>
+T& word(std::byte* at) {
+  return *reinterpret_cast<T*>(at);
+}
+
+}  // namespace
+
+SocketGuest::~SocketGuest() {
+  if (memory_ != nullptr) ::munmap(memory_, memory_size);
+}
+
+base::Result<std::unique_ptr<SocketGuest>> SocketGuest::connect(const std::string& socket,
+                                                                unsigned rings, std::uint16_t size,
+                                                                std::uint64_t features,
+                                                                std::chrono::milliseconds timeout) {
+  auto frontend = vhost::Frontend::connect(socket, timeout);
+  if (!frontend) return base::Unexpected{frontend.error()};
+  auto guest = std::unique_ptr<SocketGuest>(new SocketGuest);
+  guest->frontend_ = *std::move(frontend);
+  if (auto done = guest->set_up(rings, size, features); !done) {
+    return base::fail(socket + ": " + done.error().message);
+  }
+  return guest;
+}
+
+base::Result<void> SocketGuest::set_up(unsigned rings, std::uint16_t size, std::uint64_t features) {
+  file_ = base::Fd{::memfd_create("guest", MFD_CLOEXEC)};
+  if (!file_ || ::ftruncate(file_.get(), memory_size) != 0)
+    return base::fail("no memory for a guest");
+  void* mapped = ::mmap(nullptr, memory_size, PROT_READ | PROT_WRITE, MAP_SHARED, file_.get(), 0);
+  if (mapped == MAP_FAILED) return base::fail("cannot map a guest's memory");
+  memory_ = static_cast<std::byte*>(mapped);
+
+  if (auto done = frontend_->set_owner(); !done) return done;
+  auto offered = frontend_->get_features();
+  if (!offered) return base::Unexpected{offered.error()};
+  auto protocol = frontend_->get_protocol_features();
+  if (!protocol) return base::Unexpected{protocol.error()};
+  const auto wanted =
+      vhost::wire::protocol::mq | vhost::wire::protocol::reply_ack | vhost::wire::protocol::config;
+  if (auto done = frontend_->set_protocol_features(*protocol & wanted); !done) return done;
+  features_ =
+      *offered & (features | virtio::feature::version_1 | virtio::feature::protocol_features);
+  if (auto done = frontend_->set_features(features_); !done) return done;
+  const vhost::Frontend::Region region{
+      .guest_address = 0, .size = memory_size, .user_address = user_base, .fd = file_.get()};
+  if (auto done = frontend_->set_mem_table({&region, 1}); !done) return done;
+  for (unsigned index = 0; index < rings; ++index) {
+    if (auto done = start_ring(index, size); !done) return done;
+  }
+  return {};
+}
+
+base::Result<void> SocketGuest::start_ring(unsigned index, std::uint16_t size) {
+  GuestRing ring;
+  ring.size = size;
+  ring.descriptors = allocate(size * sizeof(wire::Descriptor), 4096);
+  ring.available = allocate(sizeof(wire::Available) + (size + 1u) * sizeof(base::le16), 4096);
+  ring.used = allocate(sizeof(wire::Used) + size * sizeof(wire::UsedElement) + 2, 4096);
+  ring.kick = base::Fd{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+  ring.call = base::Fd{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+  const vhost::wire::VringAddr address{.index = index,
+                                       .flags = 0,
+                                       .descriptors = user_base + ring.descriptors,
+                                       .used = user_base + ring.used,
+                                       .available = user_base + ring.available,
+                                       .log = 0};
+  if (auto done = frontend_->set_vring_num(index, size); !done) return done;
+  if (auto done = frontend_->set_vring_base(index, 0); !done) return done;
+  if (auto done = frontend_->set_vring_addr(address); !done) return done;
+  if (auto done = frontend_->set_vring_call(index, ring.call.get()); !done) return done;
+  if (auto done = frontend_->set_vring_kick(index, ring.kick.get()); !done) return done;
+  if (auto done = frontend_->set_vring_enable(index, true); !done) return done;
+  rings_.push_back(std::move(ring));
+  return {};
+}
+
+std::uint64_t SocketGuest::allocate(std::uint64_t size, std::uint64_t align) {
+  next_ = (next_ + align - 1) / align * align;
+  CHECK(next_ + size <= memory_size);
+  const auto at = next_;
+  next_ += size;
+  return at;
+}
+
+void SocketGuest::set_descriptor(unsigned ring, std::uint16_t index, std::uint64_t address,
+                                 std::uint32_t length, bool writable, bool next) {
+  const auto flags = static_cast<std::uint16_t>((writable ? wire::descriptor_write : 0) |
+                                                (next ? wire::descriptor_next : 0));
+  word<wire::Descriptor>(at(rings_[ring].descriptors + index * sizeof(wire::Descriptor))) = {
+      base::le64{address}, base::le32{length}, base::le16{flags},
+      base::le16{static_cast<std::uint16_t>(index + 1)}};
+}
+
+void SocketGuest::offer(unsigned ring, std::uint16_t head) {
+  auto& mine = rings_[ring];
+  const auto slot = mine.available_next % mine.size;
+  word<base::le16>(at(mine.available + sizeof(wire::Available) + slot * sizeof(base::le16))) =
+      base::le16{head};
+  ++mine.available_next;
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  word<wire::Available>(at(mine.available)).index = base::le16{mine.available_next};
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+}
+
+void SocketGuest::kick(unsigned ring) {
+  const std::uint64_t one = 1;
+  CHECK(::write(rings_[ring].kick.get(), &one, sizeof(one)) == sizeof(one));
+}
+
+std::optional<Completed> SocketGuest::poll(unsigned ring) {
+  auto& mine = rings_[ring];
+  const volatile auto& index = word<std::uint16_t>(at(mine.used + offsetof(wire::Used, index)));
+  if (index == mine.used_next) return std::nullopt;
+  std::atomic_thread_fence(std::memory_order_acquire);
+  const auto slot = mine.used_next % mine.size;
+  const auto& element = word<wire::UsedElement>(
+      at(mine.used + sizeof(wire::Used) + slot * sizeof(wire::UsedElement)));
+  ++mine.used_next;
+  return Completed{element.id.host(), element.length.host()};
+}
+
+std::optional<Completed> SocketGuest::wait(unsigned ring, std::chrono::milliseconds timeout) {
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  for (;;) {
+    if (auto done = poll(ring)) return done;
+    if (std::chrono::steady_clock::now() > deadline) return std::nullopt;
+    std::this_thread::sleep_for(std::chrono::microseconds{100});
+  }
+}
+
+}  // namespace millrace::bench

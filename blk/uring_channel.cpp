@@ -1,0 +1,221 @@
+#include "blk/uring_channel.hpp"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+namespace millrace::blk {
+
+namespace {
+
+alignas(4096) const std::array<std::byte, limits::zero_bytes> zeroes{};
+
+// The same piece of zeroes again and again. Written to files only: the kernel does not change it.
+std::array<iovec, limits::zero_vectors> make_zero_vectors() {
+  std::array<iovec, limits::zero_vectors> out{};
+  for (iovec& part : out) part = {const_cast<std::byte*>(zeroes.data()), zeroes.size()};
+  return out;
+}
+const std::array<iovec, limits::zero_vectors> zero_vectors = make_zero_vectors();
+
+bool transfers(const Io& io) {
+  return io.operation == Operation::read || io.operation == Operation::write;
+}
+
+}  // namespace
+
+void UringChannel::attached(base::Reactor& reactor) noexcept {
+  CHECK(reactor.index() < rings_.size());
+  ring_ = rings_[reactor.index()];
+  buffered_ = ring_->add_file(target_.buffered);
+  if (target_.direct >= 0) direct_ = ring_->add_file(target_.direct);
+}
+
+void UringChannel::detached(base::Reactor&) noexcept {
+  CHECK(in_ring_ == 0 && waiting_.empty());
+  ring_->remove_file(buffered_);
+  if (target_.direct >= 0) ring_->remove_file(direct_);
+  ring_ = nullptr;
+}
+
+bool UringChannel::pending() const noexcept {
+  return !waiting_.empty() || !arrived_.empty() || !finished_.empty();
+}
+
+void UringChannel::submit(IoList& burst) noexcept {
+  while (Io* const io = burst.pop()) {
+    io->home = &arrived_;
+    const bool nothing = io->operation != Operation::flush && io->length == 0;
+    (nothing ? finished_ : waiting_).push(*io);
+  }
+  pump();
+}
+
+bool UringChannel::poll(IoList& done) noexcept {
+  bool busy = !finished_.empty();
+  done.append(finished_);
+  while (Io* const io = arrived_.pop()) {
+    CHECK(in_ring_ > 0);
+    --in_ring_;
+    busy = true;
+    (step_done(*io) ? done : waiting_).push(*io);
+  }
+  if (pump()) busy = true;
+  return busy;
+}
+
+bool UringChannel::pump() noexcept {
+  bool any = false;
+  while (!waiting_.empty() && start(*waiting_.front()) == Start::started) {
+    waiting_.pop();
+    ++in_ring_;
+    any = true;
+  }
+  return any;
+}
+
+UringChannel::Start UringChannel::start(Io& io) noexcept {
+  const auto said = [](bool room) { return room ? Start::started : Start::no_room; };
+  switch (io.operation) {
+    case Operation::read:
+    case Operation::write:
+      return start_transfer(io);
+    case Operation::flush:
+      return said(ring_->sync(io, buffered_));
+    case Operation::discard:
+      return said(ring_->allocate(io, buffered_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE));
+    case Operation::write_zeroes:
+      if (io.write_out) return start_zero_writes(io);
+      return said(ring_->allocate(
+          io, buffered_,
+          FALLOC_FL_KEEP_SIZE | (io.unmap ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE)));
+  }
+  CHECK(false);
+}
+
+bool UringChannel::memory_is_aligned(const Io& io) const noexcept {
+  for (const iovec& part : io.left()) {
+    const auto at = reinterpret_cast<std::uintptr_t>(part.iov_base);
+    if (at % target_.memory_alignment != 0 || part.iov_len % target_.offset_alignment != 0) {
+      return false;
+    }
+  }
+  return true;
+}
+
+UringChannel::Start UringChannel::start_transfer(Io& io) noexcept {
+  const bool read = io.operation == Operation::read;
+  UringFile file = direct_;
+  if (target_.direct < 0) {
+    file = buffered_;
+  } else if (io.past_direct || io.offset % target_.offset_alignment != 0 ||
+             io.length % target_.offset_alignment != 0) {
+    file = buffered_;
+  } else if (!memory_is_aligned(io)) {
+    return start_bounced(io);
+  }
+  const auto vectors = io.left();
+  if (!(read ? ring_->read(io, file, vectors) : ring_->write(io, file, vectors))) {
+    return Start::no_room;
+  }
+  if (target_.direct >= 0 && file.fd == buffered_.fd) statistics_.buffered.add();
+  io.step_bytes = static_cast<std::uint32_t>(io.length);
+  return Start::started;
+}
+
+UringChannel::Start UringChannel::start_bounced(Io& io) noexcept {
+  const int buffer = bounce_->take();
+  if (buffer < 0) return Start::no_room;
+  const auto bytes = static_cast<std::uint32_t>(
+      std::min<std::uint64_t>(io.length, limits::bounce_bytes));
+  io.bounce = static_cast<std::int16_t>(buffer);
+  const bool read = io.operation == Operation::read;
+  if (!read) copy_bounced(io, false, bytes);
+  const iovec part{bounce_->at(buffer), bytes};
+  if (!(read ? ring_->read(io, direct_, {&part, 1}) : ring_->write(io, direct_, {&part, 1}))) {
+    bounce_->give(buffer);
+    io.bounce = -1;
+    return Start::no_room;
+  }
+  statistics_.bounced.add();
+  io.step_bytes = bytes;
+  return Start::started;
+}
+
+UringChannel::Start UringChannel::start_zero_writes(Io& io) noexcept {
+  const std::uint64_t pieces = std::min<std::uint64_t>(io.length / zeroes.size(),
+                                                       zero_vectors.size());
+  // Whole pieces in one write; what is left at the end is less than one.
+  const iovec tail{const_cast<std::byte*>(zeroes.data()), static_cast<std::size_t>(io.length)};
+  const std::span<const iovec> vectors =
+      pieces > 0 ? std::span{zero_vectors}.first(pieces) : std::span{&tail, 1};
+  if (!ring_->write(io, buffered_, vectors)) return Start::no_room;
+  io.step_bytes = static_cast<std::uint32_t>(pieces > 0 ? pieces * zeroes.size() : io.length);
+  return Start::started;
+}
+
+void UringChannel::copy_bounced(Io& io, bool to_guest, std::uint32_t bytes) noexcept {
+  std::byte* at = bounce_->at(io.bounce);
+  for (const iovec& part : io.left()) {
+    if (bytes == 0) break;
+    const auto size = static_cast<std::uint32_t>(std::min<std::size_t>(part.iov_len, bytes));
+    std::memcpy(to_guest ? part.iov_base : at, to_guest ? at : part.iov_base, size);
+    at += size;
+    bytes -= size;
+  }
+}
+
+bool UringChannel::step_done(Io& io) noexcept {
+  const bool over = io.result < 0 ? refused(io) : transferred(io);
+  if (io.bounce >= 0) {
+    bounce_->give(io.bounce);
+    io.bounce = -1;
+  }
+  return over;
+}
+
+bool UringChannel::transferred(Io& io) noexcept {
+  if (io.operation == Operation::flush) return true;
+  if (!transfers(io) && !io.write_out) {
+    io.advance(io.length);  // fallocate does all or nothing
+    io.result = 0;
+    return true;
+  }
+  const auto bytes = static_cast<std::uint32_t>(io.result);
+  CHECK(bytes <= io.step_bytes);
+  io.result = 0;
+  if (bytes < io.step_bytes && ++io.attempts > limits::attempts_max) io.result = -EIO;
+  // Nothing at all: the file ended before the disk did, somebody cut it.
+  if (bytes == 0) io.result = -EIO;
+  if (io.bounce >= 0 && io.operation == Operation::read) copy_bounced(io, true, bytes);
+  io.advance(bytes);
+  return io.length == 0 || io.result != 0;
+}
+
+// True: the refusal stands.
+bool UringChannel::refused(Io& io) noexcept {
+  const int why = -io.result;
+  if ((why == EAGAIN || why == EINTR || why == EBUSY) && ++io.attempts <= limits::retries_max) {
+    return false;
+  }
+  if (why == EINVAL && transfers(io) && target_.direct >= 0 && !io.past_direct) {
+    io.past_direct = true;  // its alignment is not what the file system said
+    return false;
+  }
+  if (why == EOPNOTSUPP && io.operation == Operation::discard) {
+    io.advance(io.length);  // a discard is a hint
+    io.result = 0;
+    return true;
+  }
+  if (why == EOPNOTSUPP && io.operation == Operation::write_zeroes && !io.write_out) {
+    io.write_out = true;
+    return false;
+  }
+  return true;
+}
+
+}  // namespace millrace::blk

@@ -1,0 +1,163 @@
+#include "daemon/commands.hpp"
+
+#include "daemon/mac.hpp"
+#include "daemon/metrics.hpp"
+#include "daemon/section.hpp"
+#include "daemon/status.hpp"
+#include "daemon/system_check.hpp"
+#include "daemon/version.hpp"
+
+namespace millrace::daemon {
+
+namespace {
+
+using nlohmann::json;
+using Query = json (*)(Topology&);
+
+// The answer to a command that has nothing to tell but whether it was done.
+Topology::Done answer_with(Reply reply) {
+  return [reply = std::move(reply)](const base::Result<void>& result) {
+    if (result) return reply(json::object());
+    const auto& line = result.error().message;
+    reply(refuse(line, line.starts_with("there is no") ? "DeviceNotFound" : "GenericError"));
+  };
+}
+
+// A command's arguments, read like a table of the configuration.
+class Arguments {
+ public:
+  Arguments(const json& arguments, const char* command)
+      : value_{value_from_json(arguments)}, section_{*value_.table(), {}, command, problems_} {}
+
+  [[nodiscard]] Section& section() { return section_; }
+  // Every problem in one line; empty: none.
+  [[nodiscard]] std::string finish() {
+    section_.finish();
+    return problems_.joined();
+  }
+
+ private:
+  Problems problems_;
+  Value value_;
+  Section section_;
+};
+
+void add_query(CommandTable& table, Topology& topology, const char* name, Query query) {
+  table.add(name, [&topology, name, query](const json& arguments, const Reply& reply) {
+    if (!arguments.empty()) return reply(refuse(std::string{name} + " takes no arguments"));
+    reply(query(topology));
+  });
+}
+
+// port-add, disk-add: the same keys as the table in a file.
+template <class Read>
+CommandHandler adder(Topology& topology, const char* kind, Read read) {
+  return [&topology, kind, read](const json& arguments, const Reply& reply) {
+    Problems problems;
+    auto unit = read(value_from_json(arguments), kind, problems);
+    if constexpr (requires { unit.server; }) {
+      if (problems.none()) {
+        check_system(unit, std::string{kind} + " " + unit.device.name, problems);
+      }
+    }
+    if (!problems.none()) return reply(refuse(problems.joined()));
+    topology.add(std::move(unit), answer_with(reply));
+  };
+}
+
+using Remove = void (Topology::*)(const std::string&, Topology::Done);
+
+CommandHandler remover(Topology& topology, const char* command, Remove remove) {
+  return [&topology, command, remove](const json& arguments, const Reply& reply) {
+    std::string name;
+    Arguments given{arguments, command};
+    given.section().require("name", "\"web0\"");
+    given.section().text("name", name);
+    if (const auto line = given.finish(); !line.empty()) return reply(refuse(line));
+    (topology.*remove)(name, answer_with(reply));
+  };
+}
+
+void resize_disk(Topology& topology, const json& arguments, const Reply& reply) {
+  std::string name;
+  std::uint64_t size = 0;
+  Arguments given{arguments, "disk-resize"};
+  given.section().require("name", "\"web0-root\"");
+  given.section().text("name", name);
+  given.section().size("size", size, 512, 1ull << 60);
+  if (const auto line = given.finish(); !line.empty()) return reply(refuse(line));
+  const auto bytes = topology.resize_disk(name, size);
+  if (bytes) return reply(json{{"name", name}, {"bytes", *bytes}});
+  const auto& line = bytes.error().message;
+  reply(refuse(line, line.starts_with("there is no") ? "DeviceNotFound" : "GenericError"));
+}
+
+void flush_port(Topology& topology, const json& arguments, const Reply& reply) {
+  std::string name;
+  Arguments given{arguments, "port-flush"};
+  given.section().text("name", name);
+  if (const auto line = given.finish(); !line.empty()) return reply(refuse(line));
+  topology.flush_addresses(name, answer_with(reply));
+}
+
+void query_addresses(Topology& topology, const json& arguments, const Reply& reply) {
+  if (!arguments.empty()) return reply(refuse("query-addresses takes no arguments"));
+  topology.fabric().list_addresses(
+      [&topology, reply](const std::vector<vswitch::Fabric::Address>& addresses) {
+        auto out = json::array();
+        for (const auto& each : addresses) {
+          out.push_back({{"mac", format_mac(each.mac)},
+                         {"vlan", each.vlan},
+                         {"port", topology.name_of(each.port)},
+                         {"age_s", static_cast<double>(each.age_ns) / 1e9},
+                         {"static", each.is_static}});
+        }
+        reply(std::move(out));
+      });
+}
+
+json query_version(Topology&) {
+  return version_object();
+}
+json query_metrics(Topology& topology) {
+  return metrics_of(everything_of(topology));
+}
+
+}  // namespace
+
+CommandTable make_commands(Topology& topology, std::function<void()> quit) {
+  CommandTable table;
+  add_query(table, topology, "query-version", query_version);
+  add_query(table, topology, "query-status", status_of);
+  add_query(table, topology, "query-ports", ports_of);
+  add_query(table, topology, "query-disks", disks_of);
+  add_query(table, topology, "query-uplinks", uplinks_of);
+  add_query(table, topology, "query-sessions", sessions_of);
+  add_query(table, topology, "query-reactors", reactors_of);
+  add_query(table, topology, "query-counters", counters_of);
+  add_query(table, topology, "query-all", everything_of);
+  add_query(table, topology, "query-metrics", query_metrics);
+  table.add("query-addresses", [&topology](const json& arguments, const Reply& reply) {
+    query_addresses(topology, arguments, reply);
+  });
+  table.add("port-add", adder(topology, "port", read_port));
+  table.add("disk-add", adder(topology, "disk", read_disk));
+  table.add("uplink-add", adder(topology, "uplink", read_uplink));
+  table.add("port-remove", remover(topology, "port-remove", &Topology::remove_port));
+  table.add("disk-remove", remover(topology, "disk-remove", &Topology::remove_disk));
+  table.add("uplink-remove", remover(topology, "uplink-remove", &Topology::remove_uplink));
+  table.add("disk-resize", [&topology](const json& arguments, const Reply& reply) {
+    resize_disk(topology, arguments, reply);
+  });
+  table.add("port-flush", [&topology](const json& arguments, const Reply& reply) {
+    flush_port(topology, arguments, reply);
+  });
+  table.add("quit", [quit = std::move(quit)](const json& arguments, const Reply& reply) {
+    if (!arguments.empty()) return reply(refuse("quit takes no arguments"));
+    reply(json::object());
+    quit();
+  });
+  return table;
+}
+
+}  // namespace millrace::daemon

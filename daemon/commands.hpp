@@ -1,0 +1,14 @@
+// The commands of the control socket, over a Topology. Thread: control.
+#pragma once
+
+#include <functional>
+
+#include "daemon/command_table.hpp"
+#include "daemon/topology.hpp"
+
+namespace millrace::daemon {
+
+// `topology` must outlive the table. `quit` begins the daemon's end; it must not end it at once.
+[[nodiscard]] CommandTable make_commands(Topology& topology, std::function<void()> quit);
+
+}  // namespace millrace::daemon

@@ -1,0 +1,69 @@
+// Config: everything millraced is told: the file, checked against itself. What it says about the
+// machine (files, cores, directories) is checked by system_check.hpp.
+// Thread: control.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/reactor.hpp"
+#include "blk/config.hpp"
+#include "daemon/problems.hpp"
+#include "net/config.hpp"
+#include "switch/ethdev_port.hpp"
+#include "vhost/server.hpp"
+
+namespace millrace::daemon {
+
+inline constexpr unsigned reactors_max = 64;
+
+// A guest's NIC: the device, its switch port and its vhost-user socket.
+struct GuestPort {
+  net::Config device;
+  vhost::ServerConfig server;
+  Position at, socket_at;
+};
+
+// A guest's disk.
+struct GuestDisk {
+  blk::Config device;
+  vhost::ServerConfig server;
+  Position at, socket_at, path_at;
+};
+
+struct UplinkEntry {
+  vswitch::UplinkConfig uplink;
+  Position at;
+};
+
+struct Config {
+  std::string control_socket = "/run/millrace/control.sock";
+  unsigned control_permissions = 0660;
+  Position control_at;
+
+  std::vector<unsigned> cores;  // empty: choose (system_check.hpp)
+  Position cores_at;
+  base::IdleMode mode = base::IdleMode::adaptive;
+  std::uint64_t spin_us = 50;
+
+  vswitch::FabricConfig fabric;
+  unsigned dpdk_mb = 256;  // taken when the first uplink opens
+
+  std::vector<GuestPort> ports;
+  std::vector<GuestDisk> disks;
+  std::vector<UplinkEntry> uplinks;
+};
+
+// Reads a whole file's text. Every problem is noted; the Config is usable only where there is none.
+[[nodiscard]] Config parse_config(std::string_view toml, Problems& problems);
+
+// One [[port]], [[disk]] or [[uplink]] table, from the file or from a command's arguments.
+// `title` begins every line until the name is known: "[[port]]".
+[[nodiscard]] GuestPort read_port(const Value& table, const std::string& title, Problems& problems);
+[[nodiscard]] GuestDisk read_disk(const Value& table, const std::string& title, Problems& problems);
+[[nodiscard]] UplinkEntry read_uplink(const Value& table, const std::string& title,
+                                      Problems& problems);
+
+}  // namespace millrace::daemon

@@ -1,0 +1,77 @@
+// Reads [[port]] and [[uplink]].
+#include "daemon/config_common.hpp"
+#include "daemon/mac.hpp"
+
+namespace millrace::daemon {
+
+namespace {
+
+constexpr unsigned addresses_of_a_port_max = 1u << 20;
+
+void read_mac(Section& section, net::Config& device) {
+  const auto* value = section.find("mac");
+  if (value == nullptr) return;
+  std::string text;
+  section.text("mac", text);
+  if (value->text() == nullptr) return;
+  const auto mac = parse_mac(text);
+  if (!mac) {
+    return section.problem("mac",
+                           "mac is \"" + text + "\"; give six bytes like \"52:54:00:00:00:01\"");
+  }
+  if (((*mac)[0] & 1) != 0 || *mac == vswitch::Mac{}) {
+    return section.problem("mac", "mac " + text +
+                                      " is not one station's address; give a unicast "
+                                      "address like \"52:54:00:00:00:01\"");
+  }
+  device.mac = *mac;
+  device.port.static_macs = {*mac};
+}
+
+}  // namespace
+
+GuestPort read_port(const Value& table, const std::string& title, Problems& problems) {
+  GuestPort port;
+  port.at = table.at();
+  auto& device = port.device;
+  Section section{members(table, title, problems), table.at(), titled(table, title), problems};
+  read_name(section, device.name);
+  read_server(section, port.server);
+  port.socket_at = section.at("socket");
+  section.flag("control_queue", device.control_queue);
+  // The index in KICK, CALL and ERR has 8 bits: 256 queues, the control queue among them.
+  const unsigned pairs_max = device.control_queue ? net::pairs_max - 1 : net::pairs_max;
+  section.number("queues", device.pairs, 1, pairs_max);
+  read_mac(section, device);
+  section.number("mtu", device.mtu, 68, 65'535);
+  read_switch_side(section, device.port);
+  section.number("addresses_max", device.port.addresses_max, 1, addresses_of_a_port_max);
+  section.flag("offloads", device.offloads);
+  section.flag("packed", device.packed);
+  section.flag("in_order", device.in_order);
+  device.port.name = device.name;
+  section.finish();
+  return port;
+}
+
+UplinkEntry read_uplink(const Value& table, const std::string& title, Problems& problems) {
+  UplinkEntry entry;
+  entry.at = table.at();
+  auto& uplink = entry.uplink;
+  Section section{members(table, title, problems), table.at(), titled(table, title), problems};
+  read_name(section, uplink.name);
+  section.require("device", "\"net_tap0,iface=mill0\"");
+  section.text("device", uplink.device);
+  if (section.has("device") && section.find("device")->text() != nullptr && uplink.device.empty()) {
+    section.problem("device", "device is empty; give a DPDK device like \"net_tap0,iface=mill0\"");
+  }
+  // An uplink leads to a whole network: its share of the table is the table.
+  uplink.port.addresses_max = 65'536;
+  read_switch_side(section, uplink.port);
+  uplink.port.name = uplink.name;
+  uplink.port.uplink = true;
+  section.finish();
+  return entry;
+}
+
+}  // namespace millrace::daemon

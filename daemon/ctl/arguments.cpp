@@ -1,0 +1,46 @@
+#include "daemon/ctl/arguments.hpp"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+namespace millrace::ctl {
+
+namespace {
+
+using nlohmann::json;
+
+// Keys whose value is text, whatever it looks like: a disk may be called 7.
+constexpr std::array<std::string_view, 11> text_keys{"name",   "socket",      "mode", "mac",
+                                                     "path",   "serial",      "size", "device",
+                                                     "direct", "permissions", "backend"};
+
+json value_of(std::string_view key, const std::string& text) {
+  if (std::find(text_keys.begin(), text_keys.end(), key) != text_keys.end()) return text;
+  if (key == "trunk" && !text.starts_with('[')) {
+    const auto list = json::parse("[" + text + "]", nullptr, false);
+    if (!list.is_discarded()) return list;
+  }
+  const auto value = json::parse(text, nullptr, false);
+  // "16MiB", a word: text as it is; the daemon says what is wrong with it.
+  if (value.is_number() || value.is_boolean() || value.is_array()) return value;
+  return text;
+}
+
+}  // namespace
+
+base::Result<json> parse_arguments(const std::vector<std::string>& words) {
+  json arguments = json::object();
+  for (const auto& word : words) {
+    const auto sign = word.find('=');
+    if (sign == std::string::npos || sign == 0) {
+      return base::fail("\"" + word + "\" is not key=value");
+    }
+    const auto key = word.substr(0, sign);
+    if (arguments.contains(key)) return base::fail("the key " + key + " is given twice");
+    arguments[key] = value_of(key, word.substr(sign + 1));
+  }
+  return arguments;
+}
+
+}  // namespace millrace::ctl

@@ -1,0 +1,16 @@
+// key=value words as a command's arguments.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/result.hpp"
+
+namespace millrace::ctl {
+
+// {"queues": 2, "name": "web0", "trunk": [10, 20]} from {"queues=2", "name=web0", "trunk=10,20"}.
+// Values are numbers, true, false and lists where the key takes them, else text.
+[[nodiscard]] base::Result<nlohmann::json> parse_arguments(const std::vector<std::string>& words);
+
+}  // namespace millrace::ctl

@@ -1,0 +1,156 @@
+#include "daemon/ctl/commands.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "daemon/ctl/rates.hpp"
+#include "daemon/ctl/terminal.hpp"
+
+namespace millrace::ctl {
+
+namespace {
+
+using nlohmann::json;
+
+std::string text_of(const json& value, int indent) {
+  return value.dump(indent, ' ', false, json::error_handler_t::replace);
+}
+
+void print(const json& value) {
+  std::printf("%s\n", text_of(value, 2).c_str());
+}
+
+void print(const std::vector<std::string>& lines) {
+  for (const auto& line : lines) std::printf("%s\n", line.c_str());
+}
+
+ScreenOptions screen_options() {
+  ScreenOptions options;
+  options.colour = wants_colour(STDOUT_FILENO);
+  if (::isatty(STDOUT_FILENO) != 0) options.width = terminal_size(STDOUT_FILENO).width;
+  return options;
+}
+
+// Connects, executes, hands the answer to `show`.
+template <class Show>
+int ask(const Settings& settings, const std::string& command, const json& arguments, Show show) {
+  auto client = Client::connect(settings.socket);
+  if (!client) return report(client.error());
+  const auto answer = client->execute(command, arguments);
+  if (!answer) return report(answer.error());
+  show(*answer);
+  return exit_ok;
+}
+
+int watch(Client& client, json before, const StatusOptions& options, int interval_ms) {
+  Terminal terminal;
+  auto screen = screen_options();
+  screen.sort = options.sort;
+  json after = before;
+  int wait_ms = std::min(interval_ms, 500);
+  for (;;) {
+    const auto size = terminal_size(STDOUT_FILENO);
+    screen.width = size.width;
+    screen.height = size.height;
+    terminal.draw(render_status(before, after, screen));
+    const char key = terminal.wait_key(wait_ms);
+    if (key == 'q') return exit_ok;
+    if (key == 's') screen.sort = static_cast<SortKey>((static_cast<int>(screen.sort) + 1) % 4);
+    if (key != 0) continue;  // drawn anew at once; the next sample comes in its time
+    auto sample = client.execute("query-all");
+    if (!sample) return report(sample.error());
+    before = std::move(after);
+    after = *std::move(sample);
+    wait_ms = interval_ms;
+  }
+}
+
+}  // namespace
+
+int report(const Failure& failure) {
+  std::fprintf(stderr, "millctl: %s\n", failure.line.c_str());
+  return failure.kind == Failure::Kind::refused ? exit_refused : exit_unreachable;
+}
+
+int show_status(const Settings& settings, const StatusOptions& options) {
+  auto client = Client::connect(settings.socket);
+  if (!client) return report(client.error());
+  auto before = client->execute("query-all");
+  if (!before) return report(before.error());
+  const double interval_s = options.interval_s > 0 ? options.interval_s : options.watch ? 1 : 0.5;
+  if (options.watch && !settings.json) {
+    return watch(*client, *before, options, static_cast<int>(interval_s * 1000));
+  }
+  do {
+    ::usleep(static_cast<useconds_t>(interval_s * 1e6));
+    auto after = client->execute("query-all");
+    if (!after) return report(after.error());
+    if (settings.json) {
+      auto out = *after;
+      out["rates"] = rates_as_json(*before, *after);
+      std::printf("%s\n", text_of(out, options.watch ? -1 : 2).c_str());
+      std::fflush(stdout);
+    } else {
+      auto screen = screen_options();
+      screen.sort = options.sort;
+      print(render_status(*before, *after, screen));
+    }
+    before = std::move(after);
+  } while (options.watch);
+  return exit_ok;
+}
+
+int show_list(const Settings& settings, const std::string& kind) {
+  return ask(settings, "query-" + kind, json::object(), [&](const json& answer) {
+    if (settings.json) return print(answer);
+    const auto screen = screen_options();
+    print(kind == "counters" ? render_counters(answer, screen) : render_list(kind, answer, screen));
+  });
+}
+
+int show_metrics(const Settings& settings) {
+  return ask(settings, "query-metrics", json::object(), [&](const json& answer) {
+    if (settings.json) return print(answer);
+    std::fputs(answer.get<std::string>().c_str(), stdout);
+  });
+}
+
+int show_events(const Settings& settings, unsigned count) {
+  auto client = Client::connect(settings.socket);
+  if (!client) return report(client.error());
+  for (unsigned seen = 0; count == 0 || seen < count; ++seen) {
+    const auto event = client->next_event();
+    if (!event) return report(event.error());
+    if (settings.json) {
+      std::printf("%s\n", text_of(*event, -1).c_str());
+    } else {
+      const auto& time = (*event)["timestamp"];
+      std::printf("%lld.%06lld %s %s\n", time["seconds"].get<long long>(),
+                  time["microseconds"].get<long long>(),
+                  (*event)["event"].get<std::string>().c_str(),
+                  text_of(event->value("data", json::object()), -1).c_str());
+    }
+    std::fflush(stdout);
+    if ((*event)["event"] == "SHUTDOWN") return exit_ok;
+  }
+  return exit_ok;
+}
+
+int execute(const Settings& settings, const std::string& command, const json& arguments) {
+  return ask(settings, command, arguments, [&](const json& answer) {
+    if (settings.json) print(answer);
+  });
+}
+
+int send_raw(const Settings& settings, const std::string& request) {
+  auto client = Client::connect(settings.socket);
+  if (!client) return report(client.error());
+  const auto answer = client->raw(request);
+  if (!answer) return report(answer.error());
+  print(*answer);
+  return answer->contains("error") ? exit_refused : exit_ok;
+}
+
+}  // namespace millrace::ctl

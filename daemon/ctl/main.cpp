@@ -1,0 +1,145 @@
+// millctl: asks a running millraced over its control socket, and shows the answer.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "daemon/ctl/arguments.hpp"
+#include "daemon/ctl/commands.hpp"
+#include "daemon/version.hpp"
+
+namespace millrace::ctl {
+
+namespace {
+
+// What the command line asked for; `run` is set by the sub-command that was given.
+struct Request {
+  Settings settings;
+  StatusOptions status;
+  std::string kind, name, size, text;
+  std::vector<std::string> words;
+  unsigned count = 0;
+  std::function<int()> run;
+};
+
+int add_unit(const Request& request) {
+  const auto arguments = parse_arguments(request.words);
+  if (!arguments) {
+    std::fprintf(stderr, "millctl: %s\n", arguments.error().message.c_str());
+    return exit_usage;
+  }
+  return execute(request.settings, request.kind + "-add", *arguments);
+}
+
+int flush_addresses(const Request& request) {
+  auto arguments = nlohmann::json::object();
+  if (!request.name.empty()) arguments["name"] = request.name;
+  return execute(request.settings, "port-flush", arguments);
+}
+
+void add_queries(CLI::App& app, Request& request) {
+  auto* status = app.add_subcommand("status", "Who is connected, rates, latencies, drops, load");
+  status->add_flag("--watch,-w", request.status.watch, "Redraw until q or Ctrl-C; s sorts");
+  status->add_option("--interval", request.status.interval_s, "Seconds between two samples")
+      ->check(CLI::Range(0.05, 3600.0));
+  const std::map<std::string, SortKey> keys{{"rate", SortKey::rate},
+                                            {"name", SortKey::name},
+                                            {"drops", SortKey::drops},
+                                            {"latency", SortKey::latency}};
+  status->add_option("--sort", request.status.sort, "rate, name, drops or latency")
+      ->transform(CLI::CheckedTransformer(keys));
+  status->callback([&request] {
+    request.run = [&request] { return show_status(request.settings, request.status); };
+  });
+  for (const char* kind :
+       {"ports", "disks", "uplinks", "reactors", "sessions", "counters", "addresses"}) {
+    app.add_subcommand(kind, std::string{"Lists the "} + kind)->callback([&request, kind] {
+      request.run = [&request, kind] { return show_list(request.settings, kind); };
+    });
+  }
+  app.add_subcommand("metrics", "Prometheus text")->callback([&request] {
+    request.run = [&request] { return show_metrics(request.settings); };
+  });
+  auto* events = app.add_subcommand("events", "Prints events as they come");
+  events->add_option("--count", request.count, "End after so many");
+  events->callback([&request] {
+    request.run = [&request] { return show_events(request.settings, request.count); };
+  });
+}
+
+void add_changes(CLI::App& app, Request& request) {
+  const auto kinds = CLI::IsMember({"port", "disk", "uplink"});
+  auto* add = app.add_subcommand("add", "Adds a port, disk or uplink: add port name=web0 ...");
+  add->add_option("kind", request.kind, "port, disk or uplink")->required()->check(kinds);
+  add->add_option("keys", request.words, "key=value, the keys of the configuration file")
+      ->required();
+  add->callback([&request] { request.run = [&request] { return add_unit(request); }; });
+
+  auto* remove = app.add_subcommand("remove", "Removes a port, disk or uplink");
+  remove->add_option("kind", request.kind, "port, disk or uplink")->required()->check(kinds);
+  remove->add_option("name", request.name)->required();
+  remove->callback([&request] {
+    request.run = [&request] {
+      return execute(request.settings, request.kind + "-remove", {{"name", request.name}});
+    };
+  });
+
+  auto* resize = app.add_subcommand("resize", "Tells a guest that its disk has a new size");
+  resize->add_option("disk", request.name)->required();
+  resize->add_option("size", request.size, "20GiB; left out: what the file has now");
+  resize->callback([&request] {
+    request.run = [&request] {
+      nlohmann::json arguments{{"name", request.name}};
+      if (!request.size.empty()) arguments["size"] = request.size;
+      return execute(request.settings, "disk-resize", arguments);
+    };
+  });
+
+  auto* flush = app.add_subcommand("flush", "Forgets learned addresses, of one port or of all");
+  flush->add_option("port", request.name);
+  flush->callback([&request] { request.run = [&request] { return flush_addresses(request); }; });
+}
+
+void add_others(CLI::App& app, Request& request) {
+  app.add_subcommand("quit", "Drains and ends the daemon")->callback([&request] {
+    request.run = [&request] {
+      return execute(request.settings, "quit", nlohmann::json::object());
+    };
+  });
+  auto* raw = app.add_subcommand("raw", "Sends one request as it is: raw '{\"execute\": ...}'");
+  raw->add_option("request", request.text)->required();
+  raw->callback([&request] {
+    request.run = [&request] { return send_raw(request.settings, request.text); };
+  });
+}
+
+int run(int argc, char** argv) {
+  Request request;
+  CLI::App app{"millctl looks at a running millraced and changes it.", "millctl"};
+  app.set_version_flag("--version", std::string{"millctl "} + daemon::version);
+  app.add_option("--socket", request.settings.socket, "The control socket")->capture_default_str();
+  app.add_flag("--json", request.settings.json, "Answers as JSON");
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.footer(
+      "Exit status: 0 done, 1 refused by the daemon, 2 wrong command line, 3 no daemon there.");
+  add_queries(app, request);
+  add_changes(app, request);
+  add_others(app, request);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? exit_ok : exit_usage;
+  }
+  return request.run();
+}
+
+}  // namespace
+
+}  // namespace millrace::ctl
+
+int main(int argc, char** argv) {
+  return millrace::ctl::run(argc, argv);
+}

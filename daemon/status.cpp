@@ -1,0 +1,285 @@
+#include "daemon/status.hpp"
+
+#include <array>
+#include <set>
+
+#include "base/clock.hpp"
+#include "daemon/mac.hpp"
+#include "daemon/version.hpp"
+
+namespace millrace::daemon {
+
+namespace {
+
+using nlohmann::json;
+
+std::string hex(std::uint64_t value) {
+  std::array<char, 24> text{};
+  std::snprintf(text.data(), text.size(), "0x%llx", static_cast<unsigned long long>(value));
+  return text.data();
+}
+
+// "waiting", "connecting", or the session's own word for where it stands.
+std::string state_of(UnitState state, vhost::SocketMode mode, const vhost::SessionStatus& session) {
+  if (state == UnitState::starting) return "starting";
+  if (state == UnitState::stopping) return "stopping";
+  if (session.connected) return session.phase;
+  return mode == vhost::SocketMode::connect ? "connecting" : "waiting";
+}
+
+// The members that everything with a socket has.
+template <class Unit>
+json socket_side(const Unit& unit) {
+  const auto& server = unit.config.server;
+  vhost::SessionStatus session;
+  if (unit.server != nullptr) session = unit.server->status();
+  return {{"name", unit.config.device.name},
+          {"socket", server.socket},
+          {"mode", server.mode == vhost::SocketMode::listen ? "listen" : "connect"},
+          {"state", state_of(unit.state, server.mode, session)},
+          {"connected", session.connected},
+          {"peer", session.connected ? json(session.peer) : json()},
+          {"sessions", session.sessions}};
+}
+
+// The queues that a driver started.
+json queues_of(const virtio::DeviceBase& device) {
+  auto queues = json::array();
+  for (unsigned i = 0; i < device.queues_max(); ++i) {
+    const auto queue = device.queue_status(i);
+    if (!queue.started) continue;
+    queues.push_back(
+        {{"index", i},
+         {"enabled", queue.enabled},
+         {"reactor", queue.reactor},
+         {"size", queue.size},
+         {"format", queue.packed ? "packed" : "split"},
+         {"chains", queue.chains},
+         {"calls", queue.calls},
+         {"calls_suppressed", queue.calls_suppressed},
+         {"kicks_armed", queue.kicks_armed},
+         {"fault",
+          queue.fault == virtio::Fault::none ? json() : json(virtio::name_of(queue.fault))}});
+  }
+  return queues;
+}
+
+json switch_side(const vswitch::PortConfig& port) {
+  return {{"vlan", port.access_vlan == 0 ? json() : json(port.access_vlan)},
+          {"trunk", port.trunk},
+          {"isolated", port.isolated},
+          {"addresses_max", port.addresses_max}};
+}
+
+// A switch port's counters, summed over the reactors.
+json port_counters(Topology& topology, vswitch::PortId port) {
+  json sums = json::object();
+  for (unsigned reactor = 0; reactor < topology.reactors().size(); ++reactor) {
+    const auto& counters = topology.fabric().counters(port, reactor);
+    vswitch::for_each_counter(counters, [&](const char* name, const base::Counter& counter) {
+      sums[name] = sums.value(name, std::uint64_t{0}) + counter.get();
+    });
+  }
+  return sums;
+}
+
+json disk_counters(const blk::Statistics& s) {
+  return {{"read_requests", s.read_requests},
+          {"read_bytes", s.read_bytes},
+          {"write_requests", s.write_requests},
+          {"write_bytes", s.write_bytes},
+          {"flush_requests", s.flush_requests},
+          {"discard_requests", s.discard_requests},
+          {"zero_requests", s.zero_requests},
+          {"io_errors", s.io_errors},
+          {"unsupported", s.unsupported},
+          {"in_flight", s.in_flight},
+          {"bounced", s.bounced},
+          {"buffered", s.buffered}};
+}
+
+// Percentiles since the start, and the buckets ([upper bound, count], empty ones left out) from
+// which a reader computes those of an interval.
+json latency_of(const base::Histogram::Snapshot& counts) {
+  auto buckets = json::array();
+  for (unsigned i = 0; i < counts.size(); ++i) {
+    if (counts[i] != 0) {
+      buckets.push_back(json::array({base::Histogram::lower_bound(i + 1) - 1, counts[i]}));
+    }
+  }
+  return {{"p50", base::Histogram::quantile(counts, 0.5)},
+          {"p99", base::Histogram::quantile(counts, 0.99)},
+          {"p999", base::Histogram::quantile(counts, 0.999)},
+          {"buckets", std::move(buckets)}};
+}
+
+json port_status(Topology& topology, const PortUnit& unit) {
+  const auto& config = unit.config.device;
+  json port = socket_side(unit);
+  port.update(switch_side(config.port));
+  port["queues"] = config.pairs;
+  port["mac"] = config.mac ? json(format_mac(*config.mac)) : json();
+  port["mtu"] = config.mtu == 0 ? json() : json(config.mtu);
+  if (unit.device == nullptr) return port;
+  const auto status = unit.device->status();
+  port["port_id"] = unit.device->port();
+  port["offloads"] = status.offloads;
+  port["features"] = hex(unit.device->negotiated());
+  port["counters"] = port_counters(topology, unit.device->port());
+  port["virtqueues"] = queues_of(*unit.device);
+  return port;
+}
+
+json disk_status(const DiskUnit& unit) {
+  json disk = socket_side(unit);
+  const auto backend = unit.device->backend_status();
+  const auto statistics = unit.device->statistics();
+  disk["queues"] = unit.config.device.queues;
+  disk["bytes"] = backend.bytes;
+  disk["readonly"] = backend.readonly;
+  disk["backend"] = {{"kind", backend.kind},
+                     {"path", backend.path.empty() ? json() : json(backend.path)},
+                     {"direct", backend.direct},
+                     {"io", backend.io}};
+  disk["features"] = hex(unit.device->negotiated());
+  disk["counters"] = disk_counters(statistics);
+  disk["latency_ns"] = latency_of(statistics.latency);
+  disk["virtqueues"] = queues_of(*unit.device);
+  return disk;
+}
+
+json uplink_status(Topology& topology, const UplinkUnit& unit) {
+  json uplink{{"name", unit.config.uplink.name}, {"device", unit.config.uplink.device}};
+  uplink.update(switch_side(unit.config.uplink.port));
+  uplink["state"] = unit.state == UnitState::starting   ? "starting"
+                    : unit.state == UnitState::stopping ? "stopping"
+                                                        : "running";
+  if (unit.uplink == nullptr) return uplink;
+  const auto status = unit.uplink->status();
+  uplink["driver"] = status.driver;
+  uplink["link_up"] = status.link_up;
+  uplink["speed_mbps"] = status.speed_mbps;
+  uplink["mtu"] = status.mtu;
+  uplink["mac"] = format_mac(status.mac);
+  uplink["reactor"] = status.reactor;
+  uplink["port_id"] = unit.uplink->port();
+  uplink["counters"] = port_counters(topology, unit.uplink->port());
+  return uplink;
+}
+
+json reactor_status(base::Reactor& reactor) {
+  const auto& counters = reactor.counters();
+  const auto start = counters.cycles_start.get();
+  return {{"index", reactor.index()},
+          {"core", reactor.config().core},
+          {"mode", reactor.config().mode == base::IdleMode::poll ? "poll" : "adaptive"},
+          {"cycles", start == 0 ? 0 : base::cycles() - start},
+          {"busy_cycles", counters.busy_cycles.get()},
+          {"cycles_per_second", base::cycles_per_second()},
+          {"rounds", counters.rounds.get()},
+          {"busy_rounds", counters.busy_rounds.get()},
+          {"sleeps", counters.sleeps.get()},
+          {"commands", counters.commands.get()},
+          {"longest_round_ns", base::cycles_to_ns(counters.longest_round_cycles.get())},
+          {"calls_sent", reactor.calls().sent.get()},
+          {"calls_refused", reactor.calls().refused.get()}};
+}
+
+template <class Unit>
+void append_sessions(const Topology::Units<Unit>& units, const char* kind, json& out) {
+  for (const auto& [name, unit] : units) {
+    if (unit->server == nullptr) continue;
+    const auto session = unit->server->status();
+    out.push_back({{"kind", kind},
+                   {"name", name},
+                   {"connected", session.connected},
+                   {"peer", session.connected ? json(session.peer) : json()},
+                   {"phase", session.connected ? json(session.phase) : json()},
+                   {"sessions", session.sessions},
+                   {"messages", session.messages},
+                   {"refused", session.refused},
+                   {"virtio_features", hex(session.virtio_features)},
+                   {"protocol_features", hex(session.protocol_features)},
+                   {"memory_regions", session.memory_regions},
+                   {"memory_bytes", session.memory_bytes},
+                   {"last_error", session.last_error.empty() ? json() : json(session.last_error)}});
+  }
+}
+
+// {NAME: counters} from a list of units.
+json counters_by_name(const json& units) {
+  json out = json::object();
+  for (const auto& unit : units) {
+    out[unit["name"].get<std::string>()] = unit.value("counters", json::object());
+  }
+  return out;
+}
+
+}  // namespace
+
+json status_of(Topology& topology) {
+  std::size_t connected = 0;
+  for (const auto& session : sessions_of(topology)) connected += session["connected"] ? 1 : 0;
+  const auto uptime = base::monotonic_ns() - topology.started_ns();
+  return {{"version", version},
+          {"state", "running"},
+          {"pid", ::getpid()},
+          {"uptime_s", static_cast<double>(uptime) / 1e9},
+          {"reactors", topology.reactors().size()},
+          {"ports", topology.ports().size()},
+          {"disks", topology.disks().size()},
+          {"uplinks", topology.uplinks().size()},
+          {"connected", connected},
+          {"io", topology.rings().describe()}};
+}
+
+json ports_of(Topology& topology) {
+  auto ports = json::array();
+  for (const auto& [name, unit] : topology.ports()) ports.push_back(port_status(topology, *unit));
+  return ports;
+}
+
+json disks_of(Topology& topology) {
+  auto disks = json::array();
+  for (const auto& [name, unit] : topology.disks()) disks.push_back(disk_status(*unit));
+  return disks;
+}
+
+json uplinks_of(Topology& topology) {
+  auto uplinks = json::array();
+  for (const auto& [name, unit] : topology.uplinks()) {
+    uplinks.push_back(uplink_status(topology, *unit));
+  }
+  return uplinks;
+}
+
+json reactors_of(Topology& topology) {
+  auto reactors = json::array();
+  for (unsigned i = 0; i < topology.reactors().size(); ++i) {
+    reactors.push_back(reactor_status(topology.reactors().at(i)));
+  }
+  return reactors;
+}
+
+json sessions_of(Topology& topology) {
+  auto sessions = json::array();
+  append_sessions(topology.ports(), "port", sessions);
+  append_sessions(topology.disks(), "disk", sessions);
+  return sessions;
+}
+
+json counters_of(Topology& topology) {
+  return {{"time_ns", base::monotonic_ns()},
+          {"ports", counters_by_name(ports_of(topology))},
+          {"disks", counters_by_name(disks_of(topology))},
+          {"uplinks", counters_by_name(uplinks_of(topology))},
+          {"reactors", reactors_of(topology)}};
+}
+
+json everything_of(Topology& topology) {
+  return {{"time_ns", base::monotonic_ns()}, {"status", status_of(topology)},
+          {"ports", ports_of(topology)},     {"disks", disks_of(topology)},
+          {"uplinks", uplinks_of(topology)}, {"reactors", reactors_of(topology)}};
+}
+
+}  // namespace millrace::daemon

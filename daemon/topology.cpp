@@ -1,0 +1,353 @@
+#include "daemon/topology.hpp"
+
+#include <cctype>
+
+#include "base/clock.hpp"
+#include "base/log.hpp"
+#include "base/mapping.hpp"
+#include "daemon/eal.hpp"
+#include "daemon/system_check.hpp"
+#include "virtio/fault.hpp"
+
+namespace millrace::daemon {
+
+namespace {
+
+std::vector<base::ReactorConfig> reactor_configs(const Config& config) {
+  std::vector<base::ReactorConfig> reactors;
+  for (const auto core : config.cores) {
+    base::ReactorConfig reactor;
+    reactor.index = static_cast<unsigned>(reactors.size());
+    reactor.core = static_cast<int>(core);
+    reactor.mode = config.mode;
+    reactor.spin_ns = config.spin_us * 1000;
+    reactors.push_back(reactor);
+  }
+  return reactors;
+}
+
+// Runs `done` after `count` calls.
+std::function<void()> countdown(std::size_t count, std::function<void()> done) {
+  auto left = std::make_shared<std::size_t>(count);
+  return [left, done = std::move(done)] {
+    if (--*left == 0) done();
+  };
+}
+
+}  // namespace
+
+Topology::Topology(base::EventLoop& loop, const Config& config)
+    : loop_{loop}, started_ns_{base::monotonic_ns()}, dpdk_mb_{config.dpdk_mb} {}
+
+base::Result<std::unique_ptr<Topology>> Topology::make(base::EventLoop& loop,
+                                                       const Config& config) {
+  std::unique_ptr<Topology> self{new Topology{loop, config}};
+  base::install_memory_fault_handler();
+  spdlog::debug("TSC: {:.0f} MHz", base::cycles_per_second() / 1e6);  // calibrated before a reactor asks
+
+  auto reactors = base::ReactorPool::make(loop, reactor_configs(config));
+  if (!reactors) return base::Unexpected{reactors.error()};
+  self->reactors_ = *std::move(reactors);
+
+  auto fabric = vswitch::Fabric::make(*self->reactors_, config.fabric);
+  if (!fabric) return base::Unexpected{fabric.error()};
+  self->fabric_ = *std::move(fabric);
+
+  auto rings = blk::UringPool::make(*self->reactors_);
+  if (!rings) return base::Unexpected{rings.error()};
+  self->rings_ = *std::move(rings);
+  return self;
+}
+
+void Topology::add_all(const Config& config, Done done) {
+  add_next(std::make_shared<const Config>(config), 0, std::move(done));
+}
+
+void Topology::add_next(std::shared_ptr<const Config> config, std::size_t index, Done done) {
+  const auto next = [this, config, index, done](const base::Result<void>& added) {
+    if (!added) return done(added);
+    // Not from here: a hundred units that answer at once must not nest.
+    loop_.defer([this, config, index, done] { add_next(config, index + 1, done); });
+  };
+  const std::size_t uplinks = config->uplinks.size(), ports = config->ports.size();
+  if (index < uplinks) return add(config->uplinks[index], next);
+  if (index < uplinks + ports) return add(config->ports[index - uplinks], next);
+  if (index < uplinks + ports + config->disks.size()) {
+    return add(config->disks[index - uplinks - ports], next);
+  }
+  done({});
+}
+
+std::string Topology::conflict(const std::string& name, const std::string& socket) const {
+  if (closing_) return "the daemon is stopping";
+  if (ports_.contains(name)) return "the name " + name + " is used by a port; give another";
+  if (disks_.contains(name)) return "the name " + name + " is used by a disk; give another";
+  if (uplinks_.contains(name)) return "the name " + name + " is used by an uplink; give another";
+  const auto taken = [&](const auto& units) {
+    for (const auto& [other, unit] : units) {
+      if (unit->config.server.socket == socket) return true;
+    }
+    return false;
+  };
+  if (!socket.empty() && (taken(ports_) || taken(disks_))) {
+    return "the socket " + socket + " is in use; give another";
+  }
+  return {};
+}
+
+// --- adding ---
+
+void Topology::add(GuestPort port, Done done) {
+  const auto name = port.device.name;
+  if (const auto line = conflict(name, port.server.socket); !line.empty()) {
+    return done(base::fail("port " + name + ": " + line));
+  }
+  if (auto made = make_socket_directory(port.server.socket); !made) return done(made);
+  auto& unit = *ports_.emplace(name, std::make_unique<PortUnit>()).first->second;
+  unit.config = std::move(port);
+  // Deferred, so that the device is in its unit even where the switch answers at once.
+  auto device = net::Device::make(unit.config.device, *reactors_, *fabric_, [this, &unit, done] {
+    loop_.defer([this, &unit, done] { serve(unit, done); });
+  });
+  if (!device) {
+    ports_.erase(name);
+    return done(base::Unexpected{device.error()});
+  }
+  unit.device = *std::move(device);
+}
+
+void Topology::serve(PortUnit& unit, Done done) {
+  auto server = vhost::Server::make(loop_, *unit.device, unit.config.server);
+  if (!server) {
+    const auto error = server.error();
+    unit.state = UnitState::stopping;
+    return finish(unit, [done, error] { done(base::Unexpected{error}); });
+  }
+  unit.server = *std::move(server);
+  unit.state = UnitState::running;
+  watch_sessions(*unit.device, *unit.server, "port");
+  emit("PORT_ADDED", {{"name", unit.config.device.name}});
+  done({});
+}
+
+void Topology::add(GuestDisk disk, Done done) {
+  const auto name = disk.device.name;
+  if (const auto line = conflict(name, disk.server.socket); !line.empty()) {
+    return done(base::fail("disk " + name + ": " + line));
+  }
+  if (auto made = make_socket_directory(disk.server.socket); !made) return done(made);
+  auto unit = std::make_unique<DiskUnit>();
+  unit->config = std::move(disk);
+  auto device = blk::Device::make(unit->config.device, *reactors_, *rings_);
+  if (!device) return done(base::Unexpected{device.error()});
+  unit->device = *std::move(device);
+  auto server = vhost::Server::make(loop_, *unit->device, unit->config.server);
+  if (!server) return done(base::Unexpected{server.error()});
+  unit->server = *std::move(server);
+  unit->state = UnitState::running;
+  watch_sessions(*unit->device, *unit->server, "disk");
+  disks_.emplace(name, std::move(unit));
+  emit("DISK_ADDED", {{"name", name}});
+  done({});
+}
+
+void Topology::add(UplinkEntry entry, Done done) {
+  const auto name = entry.uplink.name;
+  if (const auto line = conflict(name, {}); !line.empty()) {
+    return done(base::fail("uplink " + name + ": " + line));
+  }
+  if (auto started = ensure_eal(); !started) return done(started);
+  auto& unit = *uplinks_.emplace(name, std::make_unique<UplinkUnit>()).first->second;
+  unit.config = std::move(entry);
+  const auto ready = [this, &unit, done] {
+    unit.state = UnitState::running;
+    emit("UPLINK_ADDED", {{"name", unit.config.uplink.name}});
+    done({});
+  };
+  auto uplink = vswitch::open_uplink(unit.config.uplink, *reactors_, *fabric_,
+                                     [this, ready] { loop_.defer(ready); });
+  if (!uplink) {
+    uplinks_.erase(name);
+    return done(base::Unexpected{uplink.error()});
+  }
+  unit.uplink = *std::move(uplink);
+}
+
+base::Result<void> Topology::ensure_eal() {
+  if (eal_ == nullptr) {
+    eal_ = std::make_unique<base::Result<void>>(start_eal(dpdk_mb_));
+    if (*eal_) {
+      for (unsigned i = 0; i < reactors_->size(); ++i) {
+        reactors_->post(
+            i, [](base::Reactor&) { (void)register_reactor_thread(); }, [] {});
+      }
+    }
+  }
+  return *eal_;
+}
+
+void Topology::watch_sessions(virtio::DeviceBase& device, vhost::Server& server, const char* kind) {
+  const nlohmann::json unit{{"kind", kind}, {"name", device.name()}};
+  server.on_change([this, unit, &server](bool connected) {
+    auto data = unit;
+    const auto status = server.status();
+    if (connected) {
+      data["peer"] = status.peer;
+    } else {
+      data["reason"] = status.last_error;
+    }
+    spdlog::info("{} {}: {}{}", std::string{unit["kind"]}, std::string{unit["name"]},
+                 connected ? "connected: " + status.peer : std::string{"disconnected"},
+                 connected || status.last_error.empty() ? "" : ": " + status.last_error);
+    emit(connected ? "SESSION_CONNECTED" : "SESSION_DISCONNECTED", data);
+  });
+  device.on_fault([this, unit](unsigned queue, virtio::Fault fault) {
+    auto data = unit;
+    data["queue"] = queue;
+    data["fault"] = virtio::name_of(fault);
+    spdlog::warn("{} {}: queue {} is out of service: {}", std::string{unit["kind"]},
+                 std::string{unit["name"]}, queue, virtio::name_of(fault));
+    emit("QUEUE_FAULT", data);
+  });
+}
+
+// --- removing ---
+
+void Topology::finish(PortUnit& unit, std::function<void()> done) {
+  const auto drop = [this, &unit, done] {
+    // Never from inside the part that is destroyed.
+    loop_.defer([this, name = unit.config.device.name, done] {
+      ports_.erase(name);
+      done();
+    });
+  };
+  const auto leave = [this, &unit, drop] {
+    loop_.defer([&unit, drop] {
+      unit.server.reset();
+      unit.device->close(drop);
+    });
+  };
+  if (unit.server == nullptr) return leave();
+  unit.server->close(leave);
+}
+
+void Topology::finish(DiskUnit& unit, std::function<void()> done) {
+  unit.server->close([this, &unit, done] {
+    loop_.defer([this, name = unit.config.device.name, done] {
+      disks_.erase(name);
+      done();
+    });
+  });
+}
+
+void Topology::finish(UplinkUnit& unit, std::function<void()> done) {
+  unit.uplink->close([this, &unit, done] {
+    loop_.defer([this, name = unit.config.uplink.name, done] {
+      uplinks_.erase(name);
+      done();
+    });
+  });
+}
+
+template <class Unit>
+void Topology::remove(Units<Unit>& units, const std::string& name, const char* kind, Done done) {
+  const auto found = units.find(name);
+  if (found == units.end()) {
+    return done(base::fail(std::string{"there is no "} + kind + " " + name));
+  }
+  auto& unit = *found->second;
+  if (unit.state != UnitState::running) {
+    return done(base::fail(std::string{kind} + " " + name + " is being " +
+                           (unit.state == UnitState::starting ? "added" : "removed") +
+                           "; try again later"));
+  }
+  unit.state = UnitState::stopping;
+  finish(unit, [this, name, kind = std::string{kind}, done] {
+    std::string event = kind + "_REMOVED";
+    for (auto& c : event) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+    emit(event, {{"name", name}});
+    done({});
+  });
+}
+
+void Topology::remove_port(const std::string& name, Done done) {
+  remove(ports_, name, "port", std::move(done));
+}
+void Topology::remove_disk(const std::string& name, Done done) {
+  remove(disks_, name, "disk", std::move(done));
+}
+void Topology::remove_uplink(const std::string& name, Done done) {
+  remove(uplinks_, name, "uplink", std::move(done));
+}
+
+base::Result<std::uint64_t> Topology::resize_disk(const std::string& name, std::uint64_t bytes) {
+  const auto found = disks_.find(name);
+  if (found == disks_.end()) return base::fail("there is no disk " + name);
+  if (found->second->state != UnitState::running) {
+    return base::fail("disk " + name + " is being removed");
+  }
+  auto size = found->second->device->resize(bytes);
+  if (size) emit("DISK_RESIZED", {{"name", name}, {"bytes", *size}});
+  return size;
+}
+
+void Topology::flush_addresses(const std::string& name, Done done) {
+  auto port = vswitch::no_port;
+  if (const auto found = ports_.find(name); found != ports_.end()) {
+    if (found->second->device != nullptr) port = found->second->device->port();
+  } else if (const auto uplink = uplinks_.find(name); uplink != uplinks_.end()) {
+    if (uplink->second->uplink != nullptr) port = uplink->second->uplink->port();
+  }
+  if (!name.empty() && port == vswitch::no_port) {
+    return done(base::fail("there is no port or uplink " + name));
+  }
+  fabric_->flush_addresses(port, [done] { done({}); });
+}
+
+std::string Topology::name_of(vswitch::PortId port) const {
+  for (const auto& [name, unit] : ports_) {
+    if (unit->device != nullptr && unit->device->port() == port) return name;
+  }
+  for (const auto& [name, unit] : uplinks_) {
+    if (unit->uplink != nullptr && unit->uplink->port() == port) return name;
+  }
+  return {};
+}
+
+// --- closing ---
+
+bool Topology::any_starting_or_stopping() const {
+  const auto unsettled = [](const auto& units) {
+    for (const auto& [name, unit] : units) {
+      if (unit->state != UnitState::running) return true;
+    }
+    return false;
+  };
+  return unsettled(uplinks_) || unsettled(ports_) || unsettled(disks_);
+}
+
+template <class Unit>
+void Topology::close_all(Units<Unit>& units, std::function<void()> done) {
+  // One more than there are, so that an empty list answers too.
+  const auto one_less = countdown(units.size() + 1, std::move(done));
+  for (auto& [name, unit] : units) {
+    unit->state = UnitState::stopping;
+    finish(*unit, one_less);
+  }
+  loop_.defer(one_less);
+}
+
+void Topology::close(std::function<void()> done) {
+  closing_ = true;
+  if (any_starting_or_stopping()) {
+    // What is on its way arrives within a few rounds of the reactors.
+    loop_.defer([this, done] { close(done); });
+    return;
+  }
+  // Guests first, then the way out; the rings when nobody can submit any more.
+  close_all(ports_, [this, done] {
+    close_all(disks_, [this, done] { close_all(uplinks_, [this, done] { rings_->close(done); }); });
+  });
+}
+
+}  // namespace millrace::daemon

@@ -1,0 +1,131 @@
+// Topology: owns every part of the running daemon, in the order in which the parts need each other,
+// and changes it at run time. The only place that knows all parts.
+//
+// Everything with a `done` answers once, from the event loop or at once, with the reason in one
+// line where it failed; what failed has left nothing behind. Thread: control.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/event_loop.hpp"
+#include "base/reactor_pool.hpp"
+#include "blk/device.hpp"
+#include "blk/uring_pool.hpp"
+#include "daemon/config.hpp"
+#include "net/device.hpp"
+#include "switch/ethdev_port.hpp"
+#include "switch/fabric.hpp"
+#include "vhost/server.hpp"
+
+namespace millrace::daemon {
+
+enum class UnitState { starting, running, stopping };
+
+// One guest NIC with its socket, one guest disk with its socket, one uplink. `server` needs
+// `device`.
+struct PortUnit {
+  GuestPort config;
+  UnitState state = UnitState::starting;
+  std::unique_ptr<net::Device> device;
+  std::unique_ptr<vhost::Server> server;
+};
+struct DiskUnit {
+  GuestDisk config;
+  UnitState state = UnitState::starting;
+  std::unique_ptr<blk::Device> device;
+  std::unique_ptr<vhost::Server> server;
+};
+struct UplinkUnit {
+  UplinkEntry config;
+  UnitState state = UnitState::starting;
+  std::unique_ptr<vswitch::Uplink> uplink;
+};
+
+class Topology {
+ public:
+  using Done = std::function<void(base::Result<void>)>;
+  using Events = std::function<void(std::string_view event, const nlohmann::json& data)>;
+  template <class Unit>
+  using Units = std::map<std::string, std::unique_ptr<Unit>, std::less<>>;
+
+  // Starts the reactors, the switch and the storage rings; no port, disk or uplink yet.
+  // `loop` must outlive it.
+  static base::Result<std::unique_ptr<Topology>> make(base::EventLoop& loop, const Config& config);
+  // close() was called and is done, or nothing was ever added.
+  ~Topology() = default;
+  Topology(const Topology&) = delete;
+  Topology& operator=(const Topology&) = delete;
+
+  void on_event(Events events) { events_ = std::move(events); }
+  // Adds all uplinks, ports and disks of `config`, one after the other; stops at the first failure
+  // (close() then takes back what was added).
+  void add_all(const Config& config, Done done);
+
+  void add(GuestPort port, Done done);
+  void add(GuestDisk disk, Done done);
+  void add(UplinkEntry uplink, Done done);
+  void remove_port(const std::string& name, Done done);
+  void remove_disk(const std::string& name, Done done);
+  void remove_uplink(const std::string& name, Done done);
+  // Answers the new size. `bytes` 0: as large as the file or device is now.
+  base::Result<std::uint64_t> resize_disk(const std::string& name, std::uint64_t bytes);
+  // Forgets the addresses learned at a port or uplink; empty: all.
+  void flush_addresses(const std::string& name, Done done);
+  // Ends all sessions, drains everything and takes it down. Afterwards nothing can be added.
+  void close(std::function<void()> done);
+
+  // For status.
+  [[nodiscard]] const Units<PortUnit>& ports() const { return ports_; }
+  [[nodiscard]] const Units<DiskUnit>& disks() const { return disks_; }
+  [[nodiscard]] const Units<UplinkUnit>& uplinks() const { return uplinks_; }
+  [[nodiscard]] base::ReactorPool& reactors() { return *reactors_; }
+  [[nodiscard]] vswitch::Fabric& fabric() { return *fabric_; }
+  [[nodiscard]] blk::UringPool& rings() { return *rings_; }
+  [[nodiscard]] std::uint64_t started_ns() const { return started_ns_; }
+  // The name of the port or uplink behind a switch port; empty: none.
+  [[nodiscard]] std::string name_of(vswitch::PortId port) const;
+
+ private:
+  Topology(base::EventLoop& loop, const Config& config);
+
+  // The reason why a unit of this name and socket cannot be added; empty: it can.
+  [[nodiscard]] std::string conflict(const std::string& name, const std::string& socket) const;
+  void serve(PortUnit& unit, Done done);
+  void watch_sessions(virtio::DeviceBase& device, vhost::Server& server, const char* kind);
+  void finish(PortUnit& unit, std::function<void()> done);
+  void finish(DiskUnit& unit, std::function<void()> done);
+  void finish(UplinkUnit& unit, std::function<void()> done);
+  base::Result<void> ensure_eal();
+  void add_next(std::shared_ptr<const Config> config, std::size_t index, Done done);
+  template <class Unit>
+  void remove(Units<Unit>& units, const std::string& name, const char* kind, Done done);
+  template <class Unit>
+  void close_all(Units<Unit>& units, std::function<void()> done);
+  [[nodiscard]] bool any_starting_or_stopping() const;
+  void emit(std::string_view event, const nlohmann::json& data) {
+    if (events_) events_(event, data);
+  }
+
+  base::EventLoop& loop_;
+  Events events_;
+  std::uint64_t started_ns_;
+  unsigned dpdk_mb_;
+  bool closing_ = false;
+  std::unique_ptr<base::Result<void>> eal_;  // null: not started yet; it cannot be tried twice
+
+  // The order is the order of need: what is destroyed last is needed by all.
+  std::unique_ptr<base::ReactorPool> reactors_;
+  std::unique_ptr<vswitch::Fabric> fabric_;
+  std::unique_ptr<blk::UringPool> rings_;
+  Units<UplinkUnit> uplinks_;
+  Units<PortUnit> ports_;
+  Units<DiskUnit> disks_;
+};
+
+}  // namespace millrace::daemon

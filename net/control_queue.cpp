@@ -1,0 +1,137 @@
+#include "net/control_queue.hpp"
+
+#include "base/check.hpp"
+#include "virtio/wire/net.hpp"
+
+namespace millrace::net {
+
+namespace wire = virtio::wire;
+namespace nf = virtio::wire::net_feature;
+using base::Progress;
+using virtio::Fault;
+using virtio::Take;
+
+namespace {
+
+template <class T>
+[[nodiscard]] bool read_at(const virtio::Chain& chain, std::size_t offset, T& out) noexcept {
+  const auto bytes = std::as_writable_bytes(std::span{&out, 1});
+  return virtio::copy_from(chain.readable(), offset, bytes) == bytes.size();
+}
+}  // namespace
+
+ControlQueue::ControlQueue(std::unique_ptr<virtio::Queue> queue, std::uint64_t features,
+                           unsigned pairs)
+    : QueueWorker{std::move(queue)}, features_{features}, pairs_{pairs} {}
+
+void ControlQueue::attached(base::Reactor& reactor) noexcept {
+  reactor_ = &reactor;
+  disarm();
+}
+
+void ControlQueue::detached(base::Reactor&) noexcept {
+  reactor_ = nullptr;
+}
+
+void ControlQueue::quiesce() noexcept {
+  quiesced_ = true;
+  if (doorbell_ == nullptr) return;
+  reactor_->complete(*doorbell_);
+  doorbell_ = nullptr;
+}
+
+Progress ControlQueue::take_doorbell(Doorbell& doorbell) noexcept {
+  if (waiting_) answer(doorbell.accepted_);
+  if (quiesced_) return Progress::done;
+  CHECK(doorbell_ == nullptr);
+  doorbell_ = &doorbell;
+  return Progress::pending;
+}
+
+bool ControlQueue::ready() noexcept {
+  return doorbell_ != nullptr && !quiesced_ && queue().fault() == Fault::none;
+}
+
+bool ControlQueue::poll() noexcept {
+  if (!ready()) return false;
+  return queue().with_ring([this](auto& ring) { return visit(ring); });
+}
+
+bool ControlQueue::arm() noexcept {
+  if (!ready()) return false;
+  return queue().with_ring([](auto& ring) { return ring.arm(); });
+}
+
+void ControlQueue::disarm() noexcept {
+  queue().with_ring([](auto& ring) { ring.disarm(); });
+}
+
+template <class R>
+bool ControlQueue::visit(R& ring) noexcept {
+  const Take take = ring.take(chain_);
+  if (take == Take::empty) return false;
+  if (take == Take::fault) {
+    queue().poison(ring.fault(), reactor_->calls());
+    return true;
+  }
+  if (chain_.writable_bytes() == 0) {
+    queue().poison(Fault::request_malformed, reactor_->calls());
+    return true;
+  }
+  const Verdict verdict = read();
+  waiting_ = true;
+  if (verdict != Verdict::control) {
+    answer(verdict == Verdict::ok);
+    return true;
+  }
+  doorbell_->request_ = request_;
+  reactor_->complete(*doorbell_);
+  doorbell_ = nullptr;
+  return true;
+}
+
+ControlQueue::Verdict ControlQueue::read() noexcept {
+  wire::NetControl control{};
+  if (!read_at(chain_, 0, control)) return Verdict::error;
+  const auto is = [&control](std::uint8_t class_id, std::uint8_t command) {
+    return control.class_id == class_id && control.command == command;
+  };
+  if (is(wire::net_class::mq, wire::net_mq_command::vq_pairs_set)) return read_pairs();
+  if (is(wire::net_class::mac, wire::net_mac_command::addr_set)) return read_mac();
+  if (is(wire::net_class::announce, wire::net_announce_command::ack)) {
+    return (features_ & nf::guest_announce) != 0 ? Verdict::ok : Verdict::error;
+  }
+  return Verdict::error;
+}
+
+ControlQueue::Verdict ControlQueue::read_pairs() noexcept {
+  base::le16 pairs{};
+  if ((features_ & nf::mq) == 0) return Verdict::error;
+  if (!read_at(chain_, sizeof(wire::NetControl), pairs)) return Verdict::error;
+  if (pairs.host() < 1 || pairs.host() > pairs_) return Verdict::error;
+  request_ = {ControlRequest::Kind::set_pairs, pairs.host(), {}};
+  return Verdict::control;
+}
+
+ControlQueue::Verdict ControlQueue::read_mac() noexcept {
+  std::array<std::uint8_t, 6> mac{};
+  if ((features_ & nf::ctrl_mac_addr) == 0) return Verdict::error;
+  if (!read_at(chain_, sizeof(wire::NetControl), mac)) return Verdict::error;
+  if ((mac[0] & 1) != 0) return Verdict::error;
+  request_ = {ControlRequest::Kind::set_mac, 0, mac};
+  return Verdict::control;
+}
+
+void ControlQueue::answer(bool accepted) noexcept {
+  const auto status =
+      static_cast<std::byte>(accepted ? wire::net_control_ok : wire::net_control_error);
+  const auto writable = chain_.writable();
+  virtio::copy_to(writable, 0, {&status, 1});
+  queue().wrote(writable.front(), 1);
+  queue().with_ring([this](auto& ring) { ring.give(chain_.ticket(), 1); });
+  queue().publish_and_call(reactor_->calls());
+  queue().check_memory(reactor_->calls());
+  waiting_ = false;
+}
+
+}  // namespace millrace::net

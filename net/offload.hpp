@@ -1,0 +1,45 @@
+// Offload: between the virtio_net_hdr (virtio 1.2 §5.1.6) and the switch's view of a packet.
+// Pure functions; any thread; never allocate.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "switch/packet.hpp"
+#include "virtio/features.hpp"
+#include "virtio/wire/net.hpp"
+
+namespace millrace::net {
+
+// Bytes of the virtio_net_hdr under `features`: decided here and nowhere else.
+[[nodiscard]] constexpr std::size_t header_size(std::uint64_t features) noexcept {
+  using virtio::wire::net_feature::mrg_rxbuf;
+  const bool long_header = (features & (virtio::feature::version_1 | mrg_rxbuf)) != 0;
+  return long_header ? virtio::wire::net_header_size : virtio::wire::net_header_size_legacy;
+}
+
+// A driver's request on transmit. False: it asks for what was not negotiated or contradicts itself
+// (§5.1.6.2.1). The Bridge checks it
+// against the frame afterwards.
+[[nodiscard]] bool read_request(const virtio::wire::NetHeader& header, std::uint64_t features,
+                                vswitch::Offload& offload) noexcept;
+
+// What a receiving driver takes as it is.
+struct Acceptance {
+  bool checksum = false;  // partial checksums, and notes that one was verified
+  bool tso4 = false, tso6 = false, ecn = false, uso4 = false, uso6 = false;
+
+  [[nodiscard]] static Acceptance of(std::uint64_t features) noexcept;
+  // True if `packet` needs no segmentation for this receiver.
+  [[nodiscard]] bool takes_whole(const vswitch::Packet& packet) const noexcept;
+};
+
+// The header that a receiver gets with `packet`, which it takes as it is (§5.1.6.4.1). One buffer.
+[[nodiscard]] virtio::wire::NetHeader describe(const vswitch::Offload& offload,
+                                               const Acceptance& acceptance) noexcept;
+
+// Negotiated offloads as words for status: "csum guest_csum tso4 ..." or "none". Control.
+[[nodiscard]] std::string offload_names(std::uint64_t features);
+
+}  // namespace millrace::net

@@ -1,0 +1,207 @@
+#include "net/rx_port.hpp"
+
+#include "base/check.hpp"
+#include "switch/gso.hpp"
+
+namespace millrace::net {
+
+using virtio::Fault;
+using virtio::Take;
+using virtio::wire::NetHeader;
+using vswitch::Packet;
+
+namespace {
+
+constexpr std::uint32_t ethernet_header = 14, vlan_tag = 4;
+
+// Bytes of Ethernet header and VLAN tags (at most two), which an MTU does not count.
+std::uint32_t link_header(const Packet& packet) noexcept {
+  std::uint32_t size = ethernet_header;
+  for (int tags = 0; tags < 2 && size <= packet.header_size; ++tags) {
+    const auto high = packet.header[size - 2], low = packet.header[size - 1];
+    const bool tagged = (high == std::byte{0x81} && low == std::byte{0x00}) ||
+                        (high == std::byte{0x88} && low == std::byte{0xa8});
+    if (!tagged) break;
+    size += vlan_tag;
+  }
+  return size;
+}
+
+}  // namespace
+
+RxPort::RxPort(std::unique_ptr<virtio::Queue> queue, std::uint64_t features, std::uint16_t mtu,
+               SwitchSides sides)
+    : QueueWorker{std::move(queue)},
+      header_size_{header_size(features)},
+      mergeable_{(features & virtio::wire::net_feature::mrg_rxbuf) != 0},
+      mtu_{(features & virtio::wire::net_feature::mtu) != 0 ? mtu : std::uint16_t{0}},
+      acceptance_{Acceptance::of(features)},
+      sides_{sides} {}
+
+void RxPort::attached(base::Reactor& reactor) noexcept {
+  CHECK(reactor.index() < sides_.size());
+  reactor_ = &reactor;
+  side_ = sides_[reactor.index()];
+  queue().with_ring([](auto& ring) { ring.disarm(); });
+}
+
+void RxPort::detached(base::Reactor&) noexcept {
+  reactor_ = nullptr;
+}
+
+void RxPort::deliver(std::span<const Packet* const> packets) noexcept {
+  CHECK(reactor_ != nullptr);  // an endpoint is taken off the switch before its queue is detached
+  virtio::Queue& q = queue();
+  if (quiesced_ || !q.enabled()) return side_.counters->drop_no_queue.add(packets.size());
+  if (q.fault() != Fault::none) return side_.counters->drop_queue_fault.add(packets.size());
+  given_ = false;
+  fault_ = Fault::none;
+  q.with_ring([&](auto& ring) {
+    for (const Packet* packet : packets) accept(ring, *packet);
+  });
+  if (given_) q.publish_and_call(reactor_->calls());
+  if (fault_ != Fault::none) q.poison(fault_, reactor_->calls());
+  q.check_memory(reactor_->calls());
+}
+
+template <class R>
+void RxPort::accept(R& ring, const Packet& packet) noexcept {
+  if (acceptance_.takes_whole(packet)) {
+    const Outcome outcome = accept_whole(ring, packet);
+    // A large packet that these buffers cannot hold goes in segments, as far as they reach.
+    const bool no_room = outcome == Outcome::too_small || outcome == Outcome::ring_short;
+    const bool split = no_room && packet.offload.gso != vswitch::Gso::none;
+    if (!split) return count(outcome);
+  }
+  accept_segments(ring, packet);
+}
+
+template <class R>
+RxPort::Outcome RxPort::accept_whole(R& ring, const Packet& packet) noexcept {
+  if (fault_ != Fault::none) return Outcome::fault;
+  if (exceeds_mtu(packet)) return Outcome::too_small;
+  Frame frame{packet};
+  if (packet.offload.checksum_needed && !acceptance_.checksum) {
+    const std::size_t at =
+        std::size_t{packet.offload.checksum_start} + packet.offload.checksum_offset;
+    if (!frame.patch(at, vswitch::complete_checksum(packet))) return Outcome::malformed;
+    side_.counters->checksummed.add();
+  }
+  const Outcome outcome = write(ring, describe(packet.offload, acceptance_), frame);
+  if (outcome == Outcome::written) {
+    side_.counters->rx_packets.add();
+    side_.counters->rx_bytes.add(packet.length);
+    traffic_.packets.add();
+    traffic_.bytes.add(packet.length);
+  }
+  return outcome;
+}
+
+template <class R>
+void RxPort::accept_segments(R& ring, const Packet& packet) noexcept {
+  side_.counters->segmented.add();
+  vswitch::Segmenter segmenter{packet};
+  Outcome outcome = Outcome::written;
+  while (segmenter.next(segment_)) {
+    // No checksum is worth computing for a ring that is known to be empty.
+    if (outcome != Outcome::ring_full) outcome = accept_whole(ring, segment_);
+    count(outcome);
+  }
+}
+
+template <class R>
+RxPort::Outcome RxPort::back(R& ring, virtio::Mark mark, Outcome outcome) noexcept {
+  ring.rewind(mark);
+  return outcome;
+}
+
+template <class R>
+RxPort::Outcome RxPort::write(R& ring, NetHeader header, Frame& frame) noexcept {
+  const virtio::Mark mark = ring.mark();
+  std::size_t buffers = 0;
+  std::uint32_t first_bytes = 0;
+  do {
+    virtio::Chain& chain = buffers == 0 ? first_ : next_;
+    const std::size_t reserve = buffers == 0 ? header_size_ : 0;
+    if (buffers == buffers_max) return back(ring, mark, Outcome::too_small);
+    const Take take = ring.take(chain);
+    if (take == Take::fault) {
+      fault_ = ring.fault();
+      return back(ring, mark, Outcome::fault);
+    }
+    if (take == Take::empty) {
+      return back(ring, mark, buffers == 0 ? Outcome::ring_full : Outcome::ring_short);
+    }
+    // A buffer without room for the header, or for anything, can never be used (§5.1.6.3.1).
+    const std::uint64_t room = chain.writable_bytes();
+    if (room < std::max<std::size_t>(reserve, 1)) {
+      fault_ = Fault::request_malformed;
+      return back(ring, mark, Outcome::fault);
+    }
+    if (!mergeable_ && room - reserve < frame.length()) {
+      return back(ring, mark, Outcome::too_small);
+    }
+    const std::uint32_t bytes = fill(chain, reserve, frame);
+    if (buffers == 0) first_bytes = bytes;
+    used_[buffers++] = {chain.ticket(), bytes};
+  } while (frame.left() > 0);
+
+  header.num_buffers = base::le16{static_cast<std::uint16_t>(buffers)};
+  virtio::copy_to(first_.writable(), 0, std::as_bytes(std::span{&header, 1}).first(header_size_));
+  if (queue().logging()) log(first_.writable(), first_bytes);
+  for (std::size_t i = 0; i < buffers; ++i) ring.give(used_[i].ticket, used_[i].bytes);
+  given_ = true;
+  return Outcome::written;
+}
+
+std::uint32_t RxPort::fill(const virtio::Chain& chain, std::size_t reserve, Frame& frame) noexcept {
+  std::uint32_t bytes = static_cast<std::uint32_t>(reserve);
+  std::size_t skip = reserve;
+  for (const virtio::Segment& segment : chain.writable()) {
+    if (frame.left() == 0) break;
+    if (skip >= segment.size) {
+      skip -= segment.size;
+      continue;
+    }
+    bytes += static_cast<std::uint32_t>(frame.read({segment.data + skip, segment.size - skip}));
+    skip = 0;
+  }
+  if (queue().logging() && reserve == 0) log(chain.writable(), bytes);
+  return bytes;
+}
+
+void RxPort::log(std::span<const virtio::Segment> segments, std::uint32_t bytes) noexcept {
+  for (const virtio::Segment& segment : segments) {
+    if (bytes == 0) break;
+    const std::uint32_t part = std::min(bytes, segment.size);
+    queue().wrote(segment, part);
+    bytes -= part;
+  }
+}
+
+bool RxPort::exceeds_mtu(const Packet& packet) const noexcept {
+  if (mtu_ == 0 || packet.offload.gso != vswitch::Gso::none) return false;
+  return packet.length > mtu_ + link_header(packet);
+}
+
+void RxPort::count(Outcome outcome) noexcept {
+  switch (outcome) {
+    case Outcome::written:
+      break;
+    case Outcome::malformed:
+      side_.counters->drop_malformed.add();
+      break;
+    case Outcome::ring_full:
+    case Outcome::ring_short:
+      side_.counters->drop_ring_full.add();
+      break;
+    case Outcome::too_small:
+      side_.counters->drop_too_long.add();
+      break;
+    case Outcome::fault:
+      side_.counters->drop_queue_fault.add();
+      break;
+  }
+}
+
+}  // namespace millrace::net

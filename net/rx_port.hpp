@@ -1,0 +1,103 @@
+// RxPort: a guest's receive queue, as one endpoint of its switch port.
+//
+// deliver() copies each packet once, from where it lies into the guest's buffers, behind a
+// virtio_net_hdr (virtio 1.2 §5.1.6.4). The first bytes come from Packet::header, never from the
+// source's memory. What the guest did not negotiate is done here: checksums are completed, large
+// packets are segmented. The driver is signalled once a burst.
+//
+// Kicks stay off for ever: a new buffer is found when a packet needs it.
+// Thread: the owning reactor, but for the constructor (control).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "net/frame.hpp"
+#include "net/offload.hpp"
+#include "net/switch_side.hpp"
+#include "switch/port.hpp"
+#include "virtio/chain.hpp"
+#include "virtio/queue.hpp"
+
+namespace millrace::net {
+
+class RxPort final : public virtio::QueueWorker, public vswitch::Port {
+ public:
+  // Buffers of one packet: num_buffers has 16 bits; 1024 of 64 bytes hold the longest packet.
+  static constexpr std::size_t buffers_max = 1024;
+
+  // `features`: negotiated. `mtu`: 0, or what the guest was told (virtio 1.2 §5.1.4.1: longer
+  // frames must not reach it).
+  RxPort(std::unique_ptr<virtio::Queue> queue, std::uint64_t features, std::uint16_t mtu,
+         SwitchSides sides);
+
+  void deliver(std::span<const vswitch::Packet* const> packets) noexcept override;
+
+  bool poll() noexcept override { return false; }
+  bool arm() noexcept override { return false; }
+  void disarm() noexcept override {}
+  [[nodiscard]] std::uint64_t sleep_ns_max() const noexcept override { return sleep_for_ever; }
+
+  void attached(base::Reactor& reactor) noexcept override;
+  void enabled_changed(bool) noexcept override {}
+  void quiesce() noexcept override { quiesced_ = true; }
+  [[nodiscard]] bool drained() noexcept override { return true; }
+  [[nodiscard]] bool memory_released() noexcept override { return true; }
+  void detached(base::Reactor& reactor) noexcept override;
+
+  // Frames that the guest got. Thread: any.
+  [[nodiscard]] const QueueTraffic& traffic() const noexcept { return traffic_; }
+
+ private:
+  enum class Outcome {
+    written,
+    ring_full,   // no buffer at all
+    ring_short,  // some, not enough
+    too_small,   // the buffers, or the MTU
+    malformed,
+    fault,
+  };
+
+  template <class R>
+  void accept(R& ring, const vswitch::Packet& packet) noexcept;
+  template <class R>
+  Outcome accept_whole(R& ring, const vswitch::Packet& packet) noexcept;
+  template <class R>
+  void accept_segments(R& ring, const vswitch::Packet& packet) noexcept;
+  // Puts one frame into one buffer, or into as many as it needs; all or nothing.
+  template <class R>
+  Outcome write(R& ring, virtio::wire::NetHeader header, Frame& frame) noexcept;
+  // Gives all buffers of this packet back to the ring, unused.
+  template <class R>
+  Outcome back(R& ring, virtio::Mark mark, Outcome outcome) noexcept;
+  // Copies as much of `frame` as the chain holds behind `reserve` bytes.
+  std::uint32_t fill(const virtio::Chain& chain, std::size_t reserve, Frame& frame) noexcept;
+  // Marks the first `bytes` of `segments` in the dirty log.
+  void log(std::span<const virtio::Segment> segments, std::uint32_t bytes) noexcept;
+  [[nodiscard]] bool exceeds_mtu(const vswitch::Packet& packet) const noexcept;
+  void count(Outcome outcome) noexcept;
+
+  const std::size_t header_size_;
+  const bool mergeable_;
+  const std::uint16_t mtu_;
+  const Acceptance acceptance_;
+  const SwitchSides sides_;
+  SwitchSide side_;
+  base::Reactor* reactor_ = nullptr;
+  bool quiesced_ = false;
+  bool given_ = false;                         // something is to be published
+  virtio::Fault fault_ = virtio::Fault::none;  // found in this burst
+  QueueTraffic traffic_;
+
+  struct Used {
+    virtio::Ticket ticket;
+    std::uint32_t bytes;
+  };
+  std::array<Used, buffers_max> used_;
+  vswitch::Packet segment_;
+  virtio::Chain first_, next_;
+};
+
+}  // namespace millrace::net

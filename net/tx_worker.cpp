@@ -1,0 +1,139 @@
+#include "net/tx_worker.hpp"
+
+#include <algorithm>
+
+#include "base/check.hpp"
+#include "net/offload.hpp"
+
+namespace millrace::net {
+
+using virtio::Fault;
+using virtio::Take;
+using vswitch::Packet;
+
+namespace {
+constexpr std::size_t frame_min = 14;  // an Ethernet header
+}  // namespace
+
+TxWorker::TxWorker(std::unique_ptr<virtio::Queue> queue, std::uint64_t features,
+                   vswitch::PortId port, SwitchSides sides)
+    : QueueWorker{std::move(queue)},
+      features_{features},
+      header_size_{header_size(features)},
+      port_{port},
+      sides_{sides},
+      bounce_{std::make_unique_for_overwrite<std::byte[]>(Packet::length_max)} {}
+
+void TxWorker::attached(base::Reactor& reactor) noexcept {
+  CHECK(reactor.index() < sides_.size());
+  reactor_ = &reactor;
+  side_ = sides_[reactor.index()];
+  was_enabled_ = queue().enabled();
+  disarm();
+}
+
+void TxWorker::enabled_changed(bool enabled) noexcept {
+  was_enabled_ = was_enabled_ || enabled;
+}
+
+void TxWorker::detached(base::Reactor&) noexcept {
+  reactor_ = nullptr;
+}
+
+bool TxWorker::holding() noexcept {
+  return reactor_ == nullptr || quiesced_ || !was_enabled_ || queue().fault() != Fault::none;
+}
+
+bool TxWorker::poll() noexcept {
+  if (holding()) return false;
+  return queue().with_ring([this](auto& ring) { return visit(ring); });
+}
+
+bool TxWorker::arm() noexcept {
+  if (holding()) return false;
+  return queue().with_ring([](auto& ring) { return ring.arm(); });
+}
+
+void TxWorker::disarm() noexcept {
+  queue().with_ring([](auto& ring) { ring.disarm(); });
+}
+
+template <class R>
+bool TxWorker::visit(R& ring) noexcept {
+  const Take last = collect(ring);
+  if (count_ > 0) side_.bridge->forward(port_, {packets_.data(), count_});
+  for (std::size_t i = 0; i < taken_; ++i) ring.give(tickets_[i], 0);
+  if (taken_ > 0) queue().publish_and_call(reactor_->calls());
+  if (last == Take::fault) queue().poison(ring.fault(), reactor_->calls());
+  queue().check_memory(reactor_->calls());
+  return taken_ > 0;
+}
+
+template <class R>
+Take TxWorker::collect(R& ring) noexcept {
+  taken_ = count_ = 0;
+  bounce_used_ = false;
+  std::uint64_t bytes = 0;
+  Take last = Take::chain;
+  const bool sending = queue().enabled();
+  while (taken_ < vswitch::burst_max && bytes < vswitch::burst_bytes_max && !bounce_used_) {
+    last = ring.take(chain_);
+    if (last != Take::chain) break;
+    tickets_[taken_++] = chain_.ticket();
+    if (!sending) continue;
+    if (build(packets_[count_])) {
+      bytes += packets_[count_++].length;
+    } else {
+      side_.counters->drop_malformed.add();
+    }
+  }
+  if (count_ > 0) traffic_.packets.add(count_), traffic_.bytes.add(bytes);
+  return last;
+}
+
+bool TxWorker::build(Packet& packet) noexcept {
+  const auto segments = chain_.readable();
+  const std::uint64_t bytes = chain_.readable_bytes();
+  if (bytes < header_size_ + frame_min || bytes > header_size_ + Packet::length_max) return false;
+  virtio::wire::NetHeader request{};
+  const std::span<std::byte> raw = std::as_writable_bytes(std::span{&request, 1});
+  virtio::copy_from(segments, 0, raw.first(header_size_));
+  packet.length = static_cast<std::uint32_t>(bytes - header_size_);
+  packet.header_size =
+      static_cast<std::uint16_t>(std::min<std::size_t>(packet.length, Packet::header_max));
+  virtio::copy_from(segments, header_size_, std::span{packet.header}.first(packet.header_size));
+  packet.source = port_;
+  packet.vlan = 0;
+  packet.priority = 0;
+  packet.flow_hash = 0;
+  packet.completion = nullptr;
+  packet.token = 0;
+  if (!read_request(request, features_, packet.offload)) return false;
+  name_payload(packet);
+  return true;
+}
+
+void TxWorker::name_payload(Packet& packet) noexcept {
+  const std::size_t start = header_size_ + packet.header_size;
+  std::size_t skip = start;
+  std::uint16_t count = 0;
+  for (const virtio::Segment& segment : chain_.readable()) {
+    if (skip >= segment.size) {
+      skip -= segment.size;
+      continue;
+    }
+    if (count == Packet::views_max) {
+      const std::uint32_t size = packet.length - packet.header_size;
+      virtio::copy_from(chain_.readable(), start, {bounce_.get(), size});
+      packet.views[0] = {bounce_.get(), size};
+      count = 1;
+      bounce_used_ = true;
+      break;
+    }
+    packet.views[count++] = {segment.data + skip, static_cast<std::uint32_t>(segment.size - skip)};
+    skip = 0;
+  }
+  packet.view_count = count;
+}
+
+}  // namespace millrace::net

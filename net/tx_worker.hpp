@@ -1,0 +1,74 @@
+// TxWorker: a guest's transmit queue: takes frames from the ring and forwards them into the switch.
+//
+// One visit: take a burst, fetch each virtio_net_hdr and frame header once, forward, give every
+// chain back, signal once. Nothing is in flight between visits. A frame that cannot be one (shorter
+// than an Ethernet header, an offload that was not negotiated) is dropped and counted; a fault of
+// the ring poisons the queue. The offload request is checked against the frame by the Bridge.
+//
+// A ring that was enabled and then disabled is emptied without sending (vhost-user, "Ring states");
+// one that was not enabled yet keeps its frames until it is.
+// Thread: the owning reactor, but for the constructor (control).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+
+#include "net/switch_side.hpp"
+#include "switch/packet.hpp"
+#include "virtio/chain.hpp"
+#include "virtio/queue.hpp"
+
+namespace millrace::net {
+
+class TxWorker final : public virtio::QueueWorker {
+ public:
+  // `features`: negotiated, ring and device bits.
+  TxWorker(std::unique_ptr<virtio::Queue> queue, std::uint64_t features, vswitch::PortId port,
+           SwitchSides sides);
+
+  bool poll() noexcept override;
+  bool arm() noexcept override;
+  void disarm() noexcept override;
+
+  void attached(base::Reactor& reactor) noexcept override;
+  void enabled_changed(bool enabled) noexcept override;
+  void quiesce() noexcept override { quiesced_ = true; }
+  [[nodiscard]] bool drained() noexcept override { return true; }
+  [[nodiscard]] bool memory_released() noexcept override { return true; }
+  void detached(base::Reactor& reactor) noexcept override;
+
+  // Frames handed to the switch. Thread: any.
+  [[nodiscard]] const QueueTraffic& traffic() const noexcept { return traffic_; }
+
+ private:
+  // Frames stay in the ring: not enabled yet, stopping, or poisoned.
+  [[nodiscard]] bool holding() noexcept;
+  template <class R>
+  bool visit(R& ring) noexcept;
+  // Fills packets_ and tickets_; returns the ring's last word.
+  template <class R>
+  virtio::Take collect(R& ring) noexcept;
+  // False: the chain holds no frame that may be sent.
+  [[nodiscard]] bool build(vswitch::Packet& packet) noexcept;
+  void name_payload(vswitch::Packet& packet) noexcept;
+
+  const std::uint64_t features_;
+  const std::size_t header_size_;
+  const vswitch::PortId port_;
+  const SwitchSides sides_;
+  SwitchSide side_;
+  base::Reactor* reactor_ = nullptr;
+  bool quiesced_ = false;
+  bool was_enabled_ = false;
+  QueueTraffic traffic_;
+
+  std::size_t taken_ = 0, count_ = 0;  // of tickets_ and packets_ in this burst
+  bool bounce_used_ = false;
+  std::array<virtio::Ticket, vswitch::burst_max> tickets_;
+  std::array<vswitch::Packet, vswitch::burst_max> packets_;
+  virtio::Chain chain_;
+  std::unique_ptr<std::byte[]> bounce_;  // Packet::length_max bytes
+};
+
+}  // namespace millrace::net

@@ -1,0 +1,345 @@
+#include "switch/bridge.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "base/check.hpp"
+#include "switch/gso.hpp"
+#include "switch/header.hpp"
+#include "switch/shard.hpp"
+
+namespace millrace::vswitch {
+
+namespace {
+
+static_assert(burst_max <= 32, "a burst is a 32-bit mask");
+
+[[nodiscard]] bool is_group(const std::byte* address) noexcept {
+  return (address[0] & std::byte{1}) != std::byte{0};
+}
+
+// 01:80:c2:00:00:00 to 0f: pause frames, spanning tree, LACP, LLDP.
+[[nodiscard]] bool is_reserved(const std::byte* address) noexcept {
+  return (mac_key(address, 0) & 0xf0ff'ffff'ffffull) == 0x0000'00c2'8001ull;
+}
+
+}  // namespace
+
+Shard::Shard(base::Reactor& reactor, const MacTableConfig& config,
+             std::vector<Neighbour> neighbours)
+    : reactor_{reactor},
+      index_{reactor.index()},
+      table_{std::make_unique<ShardTable>()},
+      addresses_{config},
+      sweep_ticks_{config.ageing_ticks == 0 ? 1u << 20 : std::max(1u, config.ageing_ticks / 4)},
+      neighbours_{std::move(neighbours)} {
+  table_->by_id.fill(ShardTable::absent);
+  table_->by_vlan.fill(ShardTable::absent);
+  if (neighbours_.size() > 1) pool_ = std::make_unique<ParcelPool>();
+}
+
+void Shard::forward(PortId ingress, std::span<Packet> packets) noexcept {
+  ShardPort* from = table_->find(ingress);
+  if (from == nullptr) return;  // the port was removed: nobody counts for it any more
+  while (!packets.empty()) {
+    const auto burst = packets.first(std::min(packets.size(), burst_max));
+    std::uint64_t bytes = 0;
+    for (unsigned at = 0; at < burst.size(); ++at) {
+      bytes += burst[at].length;
+      judge(*from, burst, at);
+    }
+    from->counters->tx_packets.add(burst.size());
+    from->counters->tx_bytes.add(bytes);
+    deliver([burst](unsigned at) -> Packet& { return burst[at]; });
+    packets = packets.subspan(burst.size());
+  }
+  if (wake_ != 0) wake();
+}
+
+// Judges packet `at`: drops and counts it, or marks it at its receivers.
+void Shard::judge(ShardPort& from, std::span<Packet> packets, unsigned at) noexcept {
+  Packet& packet = packets[at];
+  packet.source = from.id;
+  if (!admit(from, packet) || !learn(from, packet)) return;
+  const std::byte* destination = packet.header.data();
+  if (is_group(destination)) return flood(from, packet, at);
+  const PortId to_id = addresses_.find(mac_key(destination, packet.vlan), now());
+  ShardPort* to = table_->find(to_id);
+  if (to == nullptr) return flood(from, packet, at);
+  unicast(from, *to, packet, at);
+}
+
+// Shape, offload request, reserved addresses, VLAN.
+bool Shard::admit(const ShardPort& from, Packet& packet) const noexcept {
+  const bool shape = packet.header_size >= ethernet::header_size &&
+                     packet.header_size <= Packet::header_max &&
+                     packet.header_size <= packet.length && packet.length <= Packet::length_max;
+  if (!shape || !validate_offload(packet)) {
+    from.counters->drop_malformed.add();
+    return false;
+  }
+  if (is_reserved(packet.header.data())) {
+    from.counters->drop_reserved.add();
+    return false;
+  }
+  return classify_vlan(from, packet);
+}
+
+// Finds the VLAN the packet travels in and takes its tag off.
+bool Shard::classify_vlan(const ShardPort& from, Packet& packet) const noexcept {
+  const auto type = load16(packet, ethernet::addresses_size);
+  std::uint16_t vlan = 0;
+  packet.priority = 0;
+  if (ethernet::is_tag(type)) {
+    if (packet.header_size < ethernet::header_size + ethernet::tag_size) {
+      from.counters->drop_malformed.add();
+      return false;
+    }
+    const auto control = load16(packet, ethernet::header_size);
+    vlan = control & 0xfff;
+    packet.priority = static_cast<std::uint8_t>(control >> 12);
+    // VLAN 0 is a priority alone: the frame counts as untagged.
+    const bool ours = type == ethernet::customer_tag &&
+                      (vlan == 0 || (from.trunk != nullptr && from.trunk->test(vlan)));
+    if (!ours) {
+      from.counters->drop_vlan.add();
+      return false;
+    }
+    strip_tag(packet);
+  }
+  if (vlan == 0) {
+    if (!from.takes_untagged()) {
+      from.counters->drop_vlan.add();
+      return false;
+    }
+    vlan = from.access_vlan;
+  }
+  packet.vlan = vlan;
+  return true;
+}
+
+// Checks and learns the source address. False: dropped.
+bool Shard::learn(const ShardPort& from, const Packet& packet) noexcept {
+  const std::byte* source = packet.header.data() + 6;
+  if (is_group(source) || mac_key(source, 0) == 0) {
+    from.counters->drop_source.add();
+    return false;
+  }
+  const MacKey key = mac_key(source, packet.vlan);
+  switch (addresses_.learn(key, from.id, from.quota, now())) {
+    case MacTable::Learned::known:
+      return true;
+    case MacTable::Learned::news:
+      tell({key, from.id});
+      return true;
+    case MacTable::Learned::refused:
+      from.counters->learn_refused.add();
+      return true;
+    case MacTable::Learned::forbidden:
+      break;
+  }
+  from.counters->drop_source.add();
+  return false;
+}
+
+// Tells the other shards. One that cannot be told now is told with the next frame.
+void Shard::tell(const LearnEvent& event) noexcept {
+  for (unsigned i = 0; i < neighbours_.size(); ++i) {
+    if (i == index_) continue;
+    if (!neighbours_[i].to->tell(event)) addresses_.forget_stamp(event.key, now());
+    wake_ |= std::uint64_t{1} << i;
+  }
+}
+
+void Shard::unicast(ShardPort& from, ShardPort& to, Packet& packet, unsigned at) noexcept {
+  if (&from == &to) return from.counters->drop_hairpin.add();
+  if (from.isolated && to.isolated) return from.counters->drop_isolated.add();
+  if (to.endpoint_count == 0) return to.counters->drop_no_queue.add();
+  Endpoint& endpoint = choose(to, packet);
+  if (endpoint.reactor == index_) return mark(endpoint, packet, at);
+  if (!send(endpoint.reactor, packet, to.id, endpoint.slot)) to.counters->drop_link_full.add();
+}
+
+// To every member of the packet's VLAN but its own port: marks the members here, and sends one copy
+// to each reactor that has others.
+void Shard::flood(const ShardPort& from, Packet& packet, unsigned at) noexcept {
+  const VlanMembers* vlan = table_->find_vlan(packet.vlan);
+  if (vlan == nullptr) return;
+  flood_here(from, packet, at);
+  std::uint64_t others = vlan->reactors & ~(std::uint64_t{1} << index_);
+  for (; others != 0; others &= others - 1) {
+    const auto reactor = static_cast<unsigned>(std::countr_zero(others));
+    if (!send(reactor, packet, no_port, 0)) count_lost_flood(from, packet, reactor);
+  }
+}
+
+void Shard::flood_here(const ShardPort& from, Packet& packet, unsigned at) noexcept {
+  const VlanMembers* vlan = table_->find_vlan(packet.vlan);
+  if (vlan == nullptr) return;
+  for (std::uint32_t i = 0; i < vlan->local_count; ++i) {
+    const ShardPort& to = table_->ports[table_->members[vlan->first + i]];
+    if (&to == &from || (from.isolated && to.isolated)) continue;
+    Endpoint& endpoint = choose(to, packet);
+    if (endpoint.reactor == index_) mark(endpoint, packet, at);
+  }
+}
+
+void Shard::count_lost_flood(const ShardPort& from, Packet& packet, unsigned reactor) noexcept {
+  const VlanMembers& vlan = *table_->find_vlan(packet.vlan);
+  for (std::uint32_t i = 0; i < vlan.count; ++i) {
+    const ShardPort& to = table_->ports[table_->members[vlan.first + i]];
+    if (&to == &from || (from.isolated && to.isolated) || to.endpoint_count == 0) continue;
+    if (choose(to, packet).reactor == reactor) to.counters->drop_link_full.add();
+  }
+}
+
+// Every packet of a flow goes to the same endpoint of a port, on whichever shard it entered.
+Endpoint& Shard::choose(const ShardPort& port, Packet& packet) noexcept {
+  Endpoint* first = &table_->endpoints[port.first_endpoint];
+  if (port.endpoint_count == 1) return *first;
+  if (packet.flow_hash == 0) packet.flow_hash = flow_hash(packet);
+  return first[(std::uint64_t{packet.flow_hash} * port.endpoint_count) >> 32];
+}
+
+void Shard::mark(Endpoint& endpoint, const Packet& packet, unsigned at) noexcept {
+  if ((endpoint.plain | endpoint.tagged) == 0) {
+    endpoint.next = touched_;
+    touched_ = &endpoint;
+  }
+  const bool tags = table_->ports[endpoint.owner].tags(packet.vlan);
+  (tags ? endpoint.tagged : endpoint.plain) |= 1u << at;
+}
+
+bool Shard::send(unsigned reactor, const Packet& packet, PortId port, std::uint16_t slot) noexcept {
+  wake_ |= std::uint64_t{1} << reactor;
+  Link& link = *neighbours_[reactor].to;
+  link.reclaim(*pool_);
+  return link.send(*pool_, packet, port, slot);
+}
+
+// Untagged receivers first; then the packets that anybody wants tagged get their tag in place.
+template <class PacketAt>
+void Shard::deliver(PacketAt packet_at) noexcept {
+  std::uint32_t wanted = 0;
+  for (Endpoint* e = touched_; e != nullptr; e = e->next) {
+    wanted |= e->tagged;
+    deliver_to(*e, std::exchange(e->plain, 0), packet_at);
+  }
+  std::uint32_t failed = 0;
+  for (std::uint32_t left = wanted; left != 0; left &= left - 1) {
+    const auto at = static_cast<unsigned>(std::countr_zero(left));
+    if (!insert_tag(packet_at(at), spills_[at])) failed |= 1u << at;
+  }
+  for (Endpoint* e = std::exchange(touched_, nullptr); e != nullptr; e = e->next) {
+    const std::uint32_t mask = std::exchange(e->tagged, 0);
+    if (mask == 0) continue;
+    table_->ports[e->owner].counters->drop_too_long.add(
+        static_cast<unsigned>(std::popcount(mask & failed)));
+    deliver_to(*e, mask & ~failed, packet_at);
+  }
+}
+
+template <class PacketAt>
+void Shard::deliver_to(Endpoint& endpoint, std::uint32_t mask, PacketAt packet_at) noexcept {
+  if (mask == 0) return;
+  std::array<const Packet*, burst_max> packets;
+  std::size_t count = 0;
+  for (; mask != 0; mask &= mask - 1) {
+    packets[count++] = &packet_at(static_cast<unsigned>(std::countr_zero(mask)));
+  }
+  endpoint.port->deliver({packets.data(), count});
+}
+
+void Shard::wake() noexcept {
+  for (std::uint64_t left = std::exchange(wake_, 0); left != 0; left &= left - 1) {
+    neighbours_[static_cast<unsigned>(std::countr_zero(left))].reactor->wake();
+  }
+}
+
+bool Shard::poll() noexcept {
+  bool busy = false;
+  for (unsigned i = 0; i < neighbours_.size(); ++i) {
+    if (i == index_) continue;
+    // Addresses first: what was learned before a packet was sent is known before it arrives.
+    busy |= hear(*neighbours_[i].from);
+    busy |= receive(*neighbours_[i].from);
+  }
+  sweep();
+  return busy;
+}
+
+void Shard::drain() noexcept {
+  for (unsigned i = 0; i < neighbours_.size(); ++i) {
+    if (i == index_) continue;
+    Link& link = *neighbours_[i].from;
+    for (std::size_t n = 0; n <= Link::events_max / events_per_visit && hear(link); ++n) continue;
+    for (std::size_t n = 0; n <= Link::parcels_max / burst_max && receive(link); ++n) continue;
+  }
+}
+
+bool Shard::arm() noexcept {
+  for (unsigned i = 0; i < neighbours_.size(); ++i) {
+    if (i != index_ && neighbours_[i].from->pending()) return true;
+  }
+  return false;
+}
+
+bool Shard::hear(Link& link) noexcept {
+  LearnEvent event;
+  unsigned heard = 0;
+  for (; heard < events_per_visit && link.hear(event); ++heard) {
+    // A port that is not known (any more) must not leave addresses behind.
+    const ShardPort* port = table_->find(event.port);
+    if (port != nullptr) addresses_.learn_remote(event.key, event.port, port->quota, now());
+  }
+  return heard != 0;
+}
+
+bool Shard::receive(Link& link) noexcept {
+  std::array<Parcel*, burst_max> parcels;
+  unsigned count = 0;
+  while (count < burst_max) {
+    parcels[count] = link.take();
+    if (parcels[count] == nullptr) break;
+    accept(*parcels[count], count);
+    ++count;
+  }
+  if (count == 0) return false;
+  deliver([&parcels](unsigned at) -> Packet& { return parcels[at]->packet; });
+  for (unsigned i = 0; i < count; ++i) link.give_back(parcels[i]);
+  return true;
+}
+
+// Marks a parcel's packet at its receivers here; who left since it was sent gets a drop.
+void Shard::accept(Parcel& parcel, unsigned at) noexcept {
+  Packet& packet = parcel.packet;
+  if (parcel.port == no_port) {
+    const ShardPort* from = table_->find(packet.source);
+    if (from != nullptr) flood_here(*from, packet, at);
+    return;
+  }
+  ShardPort* to = table_->find(parcel.port);
+  if (to == nullptr) return;
+  for (Endpoint& endpoint : table_->endpoints_of(*to)) {
+    if (endpoint.slot == parcel.slot && endpoint.reactor == index_)
+      return mark(endpoint, packet, at);
+  }
+  to->counters->drop_no_queue.add();
+}
+
+// Forgets aged addresses, a few buckets at a time, so that quotas free up.
+void Shard::sweep() noexcept {
+  const std::uint32_t at = now();
+  const std::uint32_t passed = at - swept_at_;
+  if (passed == 0) return;
+  swept_at_ = at;
+  const std::size_t buckets = addresses_.bucket_count();
+  const std::size_t due =
+      1 + std::uint64_t{std::min(passed, sweep_ticks_)} * buckets / sweep_ticks_;
+  const std::size_t count = std::min<std::size_t>(due, sweep_max);
+  addresses_.expire(sweep_next_, count, at);
+  sweep_next_ = (sweep_next_ + count) % buckets;
+}
+
+}  // namespace millrace::vswitch

@@ -1,0 +1,232 @@
+#include "switch/ethdev_queue.hpp"
+
+#include <rte_ethdev.h>
+#include <rte_lcore.h>
+#include <rte_mbuf.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/clock.hpp"
+#include "switch/gso.hpp"
+#include "switch/header.hpp"
+
+namespace millrace::vswitch {
+
+namespace {
+
+constexpr std::uint64_t empty_gap_ns = 5'000;  // a look at an empty queue may cost a system call
+constexpr std::uint64_t nap_ns = 1'000'000, long_nap_ns = 10'000'000;
+constexpr std::uint64_t calm_ns = 2'000'000'000;  // no frame for so long: longer naps
+
+// Fetches the header and names the rest. False: a frame that no packet can describe.
+bool describe(const rte_mbuf& mbuf, Packet& packet) noexcept {
+  if (mbuf.pkt_len > Packet::length_max) return false;
+  packet.length = mbuf.pkt_len;
+  packet.header_size = 0;
+  packet.view_count = 0;
+  packet.offload = {};
+  packet.offload.checksum_verified =
+      (mbuf.ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) == RTE_MBUF_F_RX_L4_CKSUM_GOOD;
+  packet.flow_hash = 0;
+  packet.completion = nullptr;
+  for (const rte_mbuf* segment = &mbuf; segment != nullptr; segment = segment->next) {
+    const auto* data = rte_pktmbuf_mtod(segment, const std::byte*);
+    std::size_t size = segment->data_len;
+    const std::size_t fetch = std::min(size, Packet::header_max - packet.header_size);
+    std::memcpy(packet.header.data() + packet.header_size, data, fetch);
+    packet.header_size = static_cast<std::uint16_t>(packet.header_size + fetch);
+    size -= fetch;
+    if (size == 0) continue;
+    if (packet.view_count == Packet::views_max) return false;
+    packet.views[packet.view_count++] = {data + fetch, static_cast<std::uint32_t>(size)};
+  }
+  return true;
+}
+
+// Appends bytes to a chain of mbufs, growing it as needed.
+class Appender {
+ public:
+  Appender(rte_mbuf& head, rte_mempool& pool) noexcept : head_{head}, last_{&head}, pool_{pool} {}
+
+  [[nodiscard]] bool add(const std::byte* data, std::size_t size) noexcept {
+    while (size > 0) {
+      if (rte_pktmbuf_tailroom(last_) == 0 && !grow()) return false;
+      const std::size_t part = std::min<std::size_t>(size, rte_pktmbuf_tailroom(last_));
+      std::memcpy(rte_pktmbuf_mtod_offset(last_, std::byte*, last_->data_len), data, part);
+      last_->data_len = static_cast<std::uint16_t>(last_->data_len + part);
+      head_.pkt_len += static_cast<std::uint32_t>(part);
+      data += part;
+      size -= part;
+    }
+    return true;
+  }
+
+ private:
+  [[nodiscard]] bool grow() noexcept {
+    rte_mbuf* next = rte_pktmbuf_alloc(&pool_);
+    if (next == nullptr) return false;
+    last_->next = next;
+    last_ = next;
+    ++head_.nb_segs;
+    return true;
+  }
+
+  rte_mbuf& head_;
+  rte_mbuf* last_;
+  rte_mempool& pool_;
+};
+
+}  // namespace
+
+EthdevQueue::EthdevQueue(const EthdevQueueConfig& config, base::Reactor& reactor, Bridge& bridge,
+                         PortCounters& counters, PortId port)
+    : config_{config},
+      reactor_{reactor},
+      bridge_{bridge},
+      counters_{counters},
+      port_{port},
+      empty_gap_cycles_{base::ns_to_cycles(empty_gap_ns)},
+      calm_cycles_{base::ns_to_cycles(calm_ns)},
+      packets_{std::make_unique<std::array<Packet, burst_max>>()},
+      segment_{std::make_unique<Packet>()} {}
+
+void EthdevQueue::start() noexcept {
+  // Gives this thread a cache in every mempool; without one it works, a little slower.
+  if (rte_lcore_id() == LCORE_ID_ANY) static_cast<void>(rte_thread_register());
+  found_at_ = reactor_.round_cycles();
+  if (config_.wake_fd >= 0) static_cast<void>(reactor_.watch_level(config_.wake_fd));
+  reactor_.add(*this);
+}
+
+void EthdevQueue::stop() noexcept {
+  reactor_.remove(*this);
+  if (config_.wake_fd >= 0) reactor_.unwatch(config_.wake_fd);
+}
+
+bool EthdevQueue::poll() noexcept {
+  if (reactor_.round_cycles() - empty_at_ < empty_gap_cycles_) return false;
+  return receive() != 0;
+}
+
+unsigned EthdevQueue::receive() noexcept {
+  Mbufs mbufs;
+  const unsigned count = rte_eth_rx_burst(config_.device, 0, mbufs.data(), burst_max);
+  (count == 0 ? empty_at_ : found_at_) = reactor_.round_cycles();
+  if (count == 0) return 0;
+  unsigned filled = 0;
+  for (unsigned i = 0; i < count; ++i) {
+    if (describe(*mbufs[i], (*packets_)[filled])) {
+      ++filled;
+    } else {
+      counters_.drop_malformed.add();
+    }
+  }
+  bridge_.forward(port_, std::span{*packets_}.first(filled));
+  rte_pktmbuf_free_bulk(mbufs.data(), count);
+  return count;
+}
+
+// With a descriptor a frame that waits wakes the reactor; without, one more look and a nap.
+bool EthdevQueue::arm() noexcept {
+  return config_.wake_fd < 0 && receive() != 0;
+}
+
+std::uint64_t EthdevQueue::sleep_ns_max() const noexcept {
+  if (config_.wake_fd >= 0) return sleep_for_ever;
+  return reactor_.round_cycles() - found_at_ > calm_cycles_ ? long_nap_ns : nap_ns;
+}
+
+void EthdevQueue::deliver(std::span<const Packet* const> packets) noexcept {
+  for (const Packet* packet : packets) {
+    const Offload& offload = packet->offload;
+    if (offload.gso == Gso::none) {
+      send(*packet);
+    } else if (config_.tso_offload && offload.gso != Gso::udp_l4) {
+      send(*packet);
+    } else {
+      counters_.segmented.add();
+      send_segments(*packet);
+    }
+  }
+  flush();
+}
+
+void EthdevQueue::send_segments(const Packet& whole) noexcept {
+  Segmenter segmenter{whole};
+  while (segmenter.next(*segment_)) send(*segment_);
+}
+
+void EthdevQueue::send(const Packet& packet) noexcept {
+  const Offload& offload = packet.offload;
+  const std::uint32_t frame = offload.gso == Gso::none
+                                  ? packet.length
+                                  : std::uint32_t{offload.header_length} + offload.gso_size;
+  if (frame > config_.frame_max) return counters_.drop_too_long.add();
+  rte_mbuf* mbuf = copy(packet);
+  if (mbuf == nullptr) return counters_.drop_ring_full.add();
+  if (offload.checksum_needed && !request_offload(packet, *mbuf)) {
+    const base::be16 checksum{complete_checksum(packet)};
+    std::memcpy(
+        rte_pktmbuf_mtod_offset(mbuf, std::byte*, offload.checksum_start + offload.checksum_offset),
+        &checksum, sizeof(checksum));
+    counters_.checksummed.add();
+  }
+  sending_[sending_count_++] = mbuf;
+  if (sending_count_ == sending_.size()) flush();
+}
+
+rte_mbuf* EthdevQueue::copy(const Packet& packet) noexcept {
+  rte_mbuf* mbuf = rte_pktmbuf_alloc(config_.pool);
+  if (mbuf == nullptr) return nullptr;
+  Appender appender{*mbuf, *config_.pool};
+  bool whole = appender.add(packet.header.data(), packet.header_size);
+  for (const View& view : packet.payload()) whole = whole && appender.add(view.data, view.size);
+  if (whole) return mbuf;
+  rte_pktmbuf_free(mbuf);
+  return nullptr;
+}
+
+// Leaves checksum and segmentation to the driver; false where it cannot do what the packet asks.
+bool EthdevQueue::request_offload(const Packet& packet, rte_mbuf& mbuf) noexcept {
+  if (!config_.checksum_offload) return false;
+  const Layers layers = parse_layers(packet);
+  if (!layers.valid || packet.offload.checksum_start != layers.l2 + layers.l3) return false;
+  const bool tcp = layers.protocol == ip::tcp;
+  if (packet.offload.checksum_offset != (tcp ? 16 : 6)) return false;
+  mbuf.l2_len = layers.l2 & 0x7fu;
+  mbuf.l3_len = layers.l3 & 0x1ffu;
+  mbuf.ol_flags |= layers.ipv6 ? RTE_MBUF_F_TX_IPV6 : RTE_MBUF_F_TX_IPV4;
+  mbuf.ol_flags |= tcp ? RTE_MBUF_F_TX_TCP_CKSUM : RTE_MBUF_F_TX_UDP_CKSUM;
+  if (packet.offload.gso != Gso::none) {
+    mbuf.l4_len = layers.l4 & 0xffu;
+    mbuf.tso_segsz = packet.offload.gso_size;
+    mbuf.ol_flags |= RTE_MBUF_F_TX_TCP_SEG;
+    if (!layers.ipv6) mbuf.ol_flags |= RTE_MBUF_F_TX_IP_CKSUM;
+  }
+  prepare_ = true;
+  return true;
+}
+
+// What the driver does not take now is dropped: nothing is kept past deliver().
+void EthdevQueue::flush() noexcept {
+  auto count = static_cast<std::uint16_t>(std::exchange(sending_count_, 0));
+  if (count == 0) return;
+  std::uint64_t bytes = 0;
+  std::array<std::uint32_t, burst_max> lengths;
+  for (unsigned i = 0; i < count; ++i) lengths[i] = sending_[i]->pkt_len;
+  std::uint16_t ready = count;
+  if (std::exchange(prepare_, false)) {
+    ready = rte_eth_tx_prepare(config_.device, 0, sending_.data(), count);
+  }
+  const std::uint16_t sent = rte_eth_tx_burst(config_.device, 0, sending_.data(), ready);
+  for (unsigned i = 0; i < sent; ++i) bytes += lengths[i];
+  counters_.rx_packets.add(sent);
+  counters_.rx_bytes.add(bytes);
+  if (sent == count) return;
+  counters_.drop_ring_full.add(static_cast<unsigned>(count - sent));
+  rte_pktmbuf_free_bulk(&sending_[sent], static_cast<unsigned>(count - sent));
+}
+
+}  // namespace millrace::vswitch

@@ -1,0 +1,71 @@
+// FabricState: what control knows of the switch, and the shards and links it made. Shared by the
+// Fabric and the commands it has sent, so that an answer that comes late finds it alive. Thread:
+// control. Shards and links are used by their reactors.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <vector>
+
+#include "base/reactor_pool.hpp"
+#include "switch/fabric.hpp"
+#include "switch/shard.hpp"
+
+namespace millrace::vswitch {
+
+struct alignas(64) ReactorPortCounters {
+  PortCounters counters;
+};
+
+struct PortState {
+  struct Place {
+    unsigned reactor;
+    Port* port;
+  };
+  PortConfig config;
+  std::shared_ptr<const VlanSet> trunk;  // nullptr: an access port
+  std::vector<MacKey> statics;
+  std::map<unsigned, Place> endpoints;        // by slot
+  std::vector<ReactorPortCounters> counters;  // by reactor
+};
+
+class FabricState : public std::enable_shared_from_this<FabricState> {
+ public:
+  using Done = Fabric::Done;
+
+  FabricState(base::ReactorPool& reactors, const FabricConfig& fabric_config);
+
+  // Swaps in new tables on all shards; there, `run(Shard&)` follows in the same command.
+  void publish(std::function<void(Shard&)> run, Done done);
+  // Runs `run(Shard&)` on every reactor; `done` when all have answered.
+  void on_all(const std::function<void(Shard&)>& run, const Done& done);
+  // Runs `run(Shard&, first, count)` over all address buckets of every shard, in short commands.
+  void walk_addresses(std::function<void(Shard&, std::size_t, std::size_t)> run, Done done,
+                      std::size_t first = 0);
+
+  // Which VLANs a port's frames may travel in.
+  [[nodiscard]] static std::set<std::uint16_t> vlans_of(const PortConfig& config);
+
+  static constexpr std::size_t buckets_a_command = 2048;
+
+  base::ReactorPool& pool;
+  FabricConfig config;
+  bool closed = false;
+  std::map<PortId, std::unique_ptr<PortState>> ports;
+  std::map<MacKey, PortId> statics;
+  std::set<PortId> leaving;  // ids that something in a link may still name
+  PortId next_id = 0;
+  std::vector<std::unique_ptr<Link>> links;    // [from * size + to]
+  std::vector<std::unique_ptr<Shard>> shards;  // by reactor
+
+ private:
+  [[nodiscard]] std::unique_ptr<ShardTable> make_table(unsigned reactor) const;
+  static void add_vlans(ShardTable& table, unsigned reactor,
+                        const std::map<std::uint16_t, std::vector<std::uint16_t>>& members);
+};
+
+}  // namespace millrace::vswitch

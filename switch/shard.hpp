@@ -1,0 +1,93 @@
+// Shard: the Bridge of one reactor. See bridge.hpp for what it promises and shard_table.hpp for
+// what it knows. A burst goes through in three steps: every packet is judged and marked at its
+// receivers (or copied into a link), then every receiver is called once, then sleeping reactors are
+// woken. Threads: made by control; everything else on its reactor.
+#pragma once
+
+#include <array>
+#include <bit>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/reactor.hpp"
+#include "switch/bridge.hpp"
+#include "switch/link.hpp"
+#include "switch/mac_table.hpp"
+#include "switch/shard_table.hpp"
+#include "switch/tag.hpp"
+
+namespace millrace::vswitch {
+
+// This shard's ends of the links with one other reactor.
+struct Neighbour {
+  base::Reactor* reactor = nullptr;
+  Link* to = nullptr;
+  Link* from = nullptr;
+};
+
+class Shard final : public Bridge {
+ public:
+  // `neighbours` holds one for every reactor of the pool; its own has no links.
+  Shard(base::Reactor& reactor, const MacTableConfig& config, std::vector<Neighbour> neighbours);
+
+  void forward(PortId ingress, std::span<Packet> packets) noexcept override;
+  bool poll() noexcept override;
+  bool arm() noexcept override;
+  void disarm() noexcept override {}
+
+  // Commands, on the reactor between rounds.
+  void swap_table(std::unique_ptr<ShardTable>& table) noexcept { table_.swap(table); }
+  [[nodiscard]] MacTable& addresses() noexcept { return addresses_; }
+  // Takes in all that other reactors had sent before: afterwards nothing in the links is older than
+  // this call.
+  void drain() noexcept;
+  [[nodiscard]] std::uint32_t now() const noexcept {
+    return static_cast<std::uint32_t>(reactor_.round_cycles() >> MacTable::tick_shift);
+  }
+
+ private:
+  static constexpr unsigned events_per_visit = 64, sweep_max = 256;
+
+  // Step 1.
+  void judge(ShardPort& from, std::span<Packet> packets, unsigned at) noexcept;
+  [[nodiscard]] bool admit(const ShardPort& from, Packet& packet) const noexcept;
+  [[nodiscard]] bool classify_vlan(const ShardPort& from, Packet& packet) const noexcept;
+  [[nodiscard]] bool learn(const ShardPort& from, const Packet& packet) noexcept;
+  void tell(const LearnEvent& event) noexcept;
+  void unicast(ShardPort& from, ShardPort& to, Packet& packet, unsigned at) noexcept;
+  void flood(const ShardPort& from, Packet& packet, unsigned at) noexcept;
+  void flood_here(const ShardPort& from, Packet& packet, unsigned at) noexcept;
+  void count_lost_flood(const ShardPort& from, Packet& packet, unsigned reactor) noexcept;
+  [[nodiscard]] Endpoint& choose(const ShardPort& port, Packet& packet) noexcept;
+  void mark(Endpoint& endpoint, const Packet& packet, unsigned at) noexcept;
+  [[nodiscard]] bool send(unsigned reactor, const Packet& packet, PortId port,
+                          std::uint16_t slot) noexcept;
+  // Step 2: `packet_at(i)` is packet i of the burst.
+  template <class PacketAt>
+  void deliver(PacketAt packet_at) noexcept;
+  template <class PacketAt>
+  void deliver_to(Endpoint& endpoint, std::uint32_t mask, PacketAt packet_at) noexcept;
+  // Step 3.
+  void wake() noexcept;
+
+  bool receive(Link& link) noexcept;
+  void accept(Parcel& parcel, unsigned at) noexcept;
+  bool hear(Link& link) noexcept;
+  void sweep() noexcept;
+
+  base::Reactor& reactor_;
+  const unsigned index_;
+  std::unique_ptr<ShardTable> table_;
+  MacTable addresses_;
+  const std::uint32_t sweep_ticks_;  // the whole table is swept once in this time
+  std::uint32_t swept_at_ = 0;
+  std::size_t sweep_next_ = 0;
+  std::vector<Neighbour> neighbours_;
+  std::unique_ptr<ParcelPool> pool_;  // nullptr where there is one reactor
+  Endpoint* touched_ = nullptr;
+  std::uint64_t wake_ = 0;  // reactors to wake
+  std::array<Spill, burst_max> spills_;
+};
+
+}  // namespace millrace::vswitch

@@ -1,0 +1,78 @@
+// ShardTable: what one reactor's Bridge knows about ports, VLANs and endpoints.
+//
+// Control builds a new table for every change and swaps it in by command; the old one comes back
+// and is freed on control. The shard writes nothing in it but the burst scratch of its own
+// endpoints. Ports are found by id; everything else refers to ports by position in `ports`.
+#pragma once
+
+#include <array>
+#include <bitset>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "switch/counters.hpp"
+#include "switch/packet.hpp"
+#include "switch/port.hpp"
+
+namespace millrace::vswitch {
+
+inline constexpr std::uint16_t vlans_max = 4096;
+using VlanSet = std::bitset<vlans_max>;
+
+struct Endpoint {
+  Port* port = nullptr;  // nullptr on every shard but its own
+  std::uint16_t slot = 0;
+  std::uint16_t reactor = 0;
+  std::uint16_t owner = 0;  // position in ports
+  // Scratch of the burst in progress: which packets go here, untagged and tagged.
+  std::uint32_t plain = 0, tagged = 0;
+  Endpoint* next = nullptr;  // list of touched endpoints
+};
+
+struct ShardPort {
+  PortId id = no_port;
+  std::uint16_t access_vlan = 0;
+  bool isolated = false;
+  std::uint32_t quota = 0;
+  std::shared_ptr<const VlanSet> trunk;  // nullptr: an access port
+  PortCounters* counters = nullptr;      // of this reactor
+  std::uint32_t first_endpoint = 0, endpoint_count = 0;
+
+  // What it does with untagged frames: 0 on a trunk means that there is no native VLAN.
+  [[nodiscard]] bool takes_untagged() const noexcept { return !trunk || access_vlan != 0; }
+  [[nodiscard]] bool tags(std::uint16_t vlan) const noexcept {
+    return trunk != nullptr && vlan != access_vlan;
+  }
+};
+
+struct VlanMembers {
+  std::uint32_t first = 0, count = 0;  // in `members`
+  std::uint32_t local_count = 0;       // the first ones have an endpoint on this reactor
+  std::uint64_t reactors = 0;          // reactors with an endpoint of a member
+};
+
+struct ShardTable {
+  static constexpr std::uint16_t absent = 0xffff;
+
+  std::array<std::uint16_t, ports_max> by_id;
+  std::array<std::uint16_t, vlans_max> by_vlan;
+  std::vector<ShardPort> ports;
+  std::vector<Endpoint> endpoints;  // grouped by port, ordered by slot
+  std::vector<VlanMembers> vlans;
+  std::vector<std::uint16_t> members;  // positions in ports, grouped by VLAN
+
+  [[nodiscard]] ShardPort* find(PortId id) noexcept {
+    if (id >= ports_max || by_id[id] == absent) return nullptr;
+    return &ports[by_id[id]];
+  }
+  [[nodiscard]] const VlanMembers* find_vlan(std::uint16_t vlan) const noexcept {
+    return by_vlan[vlan] == absent ? nullptr : &vlans[by_vlan[vlan]];
+  }
+  [[nodiscard]] std::span<Endpoint> endpoints_of(const ShardPort& port) noexcept {
+    return {endpoints.data() + port.first_endpoint, port.endpoint_count};
+  }
+};
+
+}  // namespace millrace::vswitch

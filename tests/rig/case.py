@@ -1,0 +1,70 @@
+"""The base of system tests: a workspace for each test, what failed shown with the logs."""
+
+import glob
+import os
+import sys
+import unittest
+
+from . import process, settings
+from .process import RigError, Workspace, tail
+
+
+class SystemTest(unittest.TestCase):
+    """A test with a folder of its own (`self.work`) and `self.use()` for context managers."""
+
+    def setUp(self):
+        self.work = Workspace(self._testMethodName[5:17])
+        self.addCleanup(self.work.remove)
+        self.addCleanup(self._show_logs)
+
+    def use(self, thing):
+        """Enters a context manager for the rest of the test."""
+        return self.enterContext(thing)
+
+    def _show_logs(self):
+        if not self._outcome.success:
+            for log in sorted(glob.glob(f"{self.work.path}/*.log")):
+                print(f"--- {os.path.basename(log)}\n{tail(log, 40)}", file=sys.stderr)
+
+    def report(self, text):
+        """A figure worth reading in the log."""
+        print(f"    {self.id().split('.')[-1]}: {text}", flush=True)
+
+
+def main():
+    """Runs this file's tests: the lines of unittest, one per test; status 77 (a skip, for meson)
+    where every test was skipped."""
+    process.install_signal_handlers()
+    sys.stdout.reconfigure(line_buffering=True)
+    program = unittest.main(module="__main__", exit=False,
+                            testRunner=unittest.TextTestRunner(verbosity=2, resultclass=_Result))
+    result = program.result
+    _note_what_passed(result)
+    if not result.wasSuccessful():
+        sys.exit(1)
+    if result.testsRun and len(result.skipped) == result.testsRun:
+        sys.exit(77)
+
+
+class _Result(unittest.TextTestResult):
+    """Remembers what passed, so that a later step can tell that it ran."""
+
+    def __init__(self, *arguments, **more):
+        super().__init__(*arguments, **more)
+        self.passed = []
+
+    def addSuccess(self, test):
+        super().addSuccess(test)
+        self.passed.append(test.id().replace("__main__.", ""))
+
+
+def _note_what_passed(result):
+    stem = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+    folder = os.path.join(settings.build_folder(), "meson-logs")
+    suffix = "-" + os.path.basename(settings.qemu()) if os.environ.get("MILLRACE_QEMU") else ""
+    if os.path.isdir(folder):
+        with open(os.path.join(folder, f"ran-{stem}{suffix}.txt"), "w") as file:
+            file.writelines(f"{stem}.{name}\n" for name in result.passed)
+
+
+__all__ = ["SystemTest", "RigError", "main"]

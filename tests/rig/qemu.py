@@ -1,0 +1,94 @@
+"""QEMU as a front-end: shared memory, vhost-user devices, QMP."""
+
+import os
+
+from . import settings
+from .process import Child, tail, wait_for
+from .qmp import Qmp
+
+
+class Qemu:
+    """One QEMU process. Devices are added before start(); `qmp` is there after it.
+
+    net() and blk() take the daemon's socket, or the socket to listen on where server=True."""
+
+    def __init__(self, work, name="vm", memory_mb=256, cpus=1, binary=None, machine="q35",
+                 reconnect=True):
+        self.work, self.name = work, name
+        self.binary = settings.qemu(binary)
+        self.version = settings.qemu_version(self.binary)
+        self.reconnect = reconnect
+        self.devices = 0
+        self.process = self.qmp = None
+        self.arguments = [
+            "-nodefaults", "-no-user-config", "-display", "none", "-m", f"{memory_mb}M",
+            "-smp", str(cpus), "-machine", f"{machine},memory-backend=mem",
+            "-object", f"memory-backend-memfd,id=mem,size={memory_mb}M,share=on",
+            "-qmp", f"unix:{self.path('qmp')},server=on,wait=off"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+
+    def path(self, suffix):
+        return os.path.join(str(self.work.path), f"{self.name}.{suffix}")
+
+    def add(self, *arguments):
+        self.arguments += [str(argument) for argument in arguments]
+        return self
+
+    def chardev(self, identity, socket, server=False):
+        """The text of a -chardev for a vhost-user socket."""
+        if server:
+            return f"socket,id={identity},path={socket},server=on,wait=off"
+        again = ",reconnect=1" if self.reconnect else ""
+        return f"socket,id={identity},path={socket}{again}"
+
+    def net(self, socket, mac, queues=1, options="", server=False):
+        """A NIC with `queues` pairs. `options` are more properties of virtio-net-pci."""
+        number = self._next()
+        self.add("-chardev", self.chardev(f"cn{number}", socket, server),
+                 "-netdev", f"vhost-user,id=nd{number},chardev=cn{number},queues={queues}")
+        vectors = f",mq=on,vectors={2 * queues + 2}" if queues > 1 else ""
+        return self.add("-device", f"virtio-net-pci,netdev=nd{number},id=net{number},mac={mac},"
+                        f"romfile={vectors}{_more(options)}")
+
+    def blk(self, socket, queues=1, options="", server=False):
+        """A disk. `options` are more properties of vhost-user-blk-pci."""
+        number = self._next()
+        self.add("-chardev", self.chardev(f"cb{number}", socket, server))
+        return self.add("-device", f"vhost-user-blk-pci,chardev=cb{number},id=blk{number},"
+                        f"num-queues={queues}{_more(options)}")
+
+    def _next(self):
+        self.devices += 1
+        return self.devices
+
+    def command(self):
+        return [self.binary, "-accel", settings.accelerator(), *self.arguments]
+
+    def start(self, timeout=60):
+        """Starts the process; answers when its monitor does."""
+        self.process = Child(self.command(), self.path("log"), name=f"QEMU {self.name}")
+        wait_for(f"QEMU's monitor of {self.name}",
+                 lambda: self.process.expect_running() and os.path.exists(self.path("qmp")),
+                 timeout)
+        self.qmp = Qmp(self.path("qmp"), timeout)
+        return self
+
+    def kill(self):
+        if self.qmp:
+            self.qmp.close()
+            self.qmp = None
+        if self.process:
+            self.process.kill()
+            self.process = None
+
+    def log(self):
+        return tail(self.path("log"))
+
+
+def _more(options):
+    return f",{options}" if options else ""

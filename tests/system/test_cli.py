@@ -1,0 +1,221 @@
+"""The programs as a person and a script meet them: options, exit codes, one clear line each."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from tests.rig import settings
+from tests.rig.case import SystemTest, main
+from tests.rig.daemon import Daemon
+from tests.rig.process import Child, run, tail, wait_for
+from tests.rig.qtest import BlkDriver, QtestQemu, VirtioPci
+
+
+class Options(SystemTest):
+    def check(self, text, *more):
+        path = self.work / "config.toml"
+        with open(path, "w") as file:
+            file.write(text)
+        return run([settings.program("millraced"), "--config", path, "--check", *more], 30, False)
+
+    def refused(self, text, *words):
+        """Each of `words` is in one of the lines; status 2; nothing but lines about the file."""
+        done = self.check(text)
+        self.assertEqual(done.returncode, 2, done.stdout)
+        for word in words:
+            self.assertIn(word, done.stdout)
+        for line in done.stdout.strip().split("\n"):
+            self.assertIn("config.toml", line)
+
+    def test_good(self):
+        image = self.work / "x.img"
+        with open(image, "wb") as file:
+            file.truncate(1 << 20)
+        done = self.check(f'[[disk]]\nname = "x"\nsocket = "{self.work / "x.sock"}"\n'
+                          f'path = "{image}"\n')
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertFalse(os.path.exists(self.work / "x.sock"))
+
+    def test_unknown_key(self):
+        self.refused('[[port]]\nname = "a"\nsocket = "/tmp/a.sock"\ncolour = 1\n', "colour")
+
+    def test_unknown_section(self):
+        self.refused('[engine]\nx = 1\n', "engine")
+
+    def test_duplicate_name(self):
+        self.refused('[[port]]\nname = "a"\nsocket = "/tmp/a.sock"\n'
+                     '[[port]]\nname = "a"\nsocket = "/tmp/b.sock"\n', '"a"')
+
+    def test_duplicate_socket(self):
+        self.refused('[[port]]\nname = "a"\nsocket = "/tmp/a.sock"\n'
+                     '[[port]]\nname = "b"\nsocket = "/tmp/a.sock"\n', "/tmp/a.sock")
+
+    def test_missing_image(self):
+        self.refused('[[disk]]\nname = "a"\nsocket = "/tmp/a.sock"\npath = "/none/such"\n',
+                     "/none/such")
+
+    def test_unusable_core(self):
+        self.refused("[reactors]\ncores = [900]\n", "900")
+
+    def test_not_toml(self):
+        self.refused("[[port\n", "config.toml")
+
+    def test_no_such_file(self):
+        done = run([settings.program("millraced"), "--config", "/none/such.toml"], 30, False)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("/none/such.toml", done.stdout)
+
+    def test_version_and_help(self):
+        for program in ("millraced", "millctl"):
+            for option in ("--version", "--help"):
+                done = run([settings.program(program), option], 30, False)
+                self.assertEqual(done.returncode, 0, done.stdout)
+
+
+class Life(SystemTest):
+    def test_sigterm_ends_with_0_and_removes_the_sockets(self):
+        daemon = Daemon(self.work)
+        paths = [daemon.port("a"), daemon.control]
+        with daemon:
+            for path in paths:
+                self.assertTrue(os.path.exists(path), path)
+        for path in paths:
+            self.assertFalse(os.path.exists(path), path)
+
+    def test_quit_command(self):
+        daemon = Daemon(self.work).start()
+        try:
+            daemon.ask("quit")
+            self.assertEqual(daemon.process.wait(20), 0)
+        finally:
+            daemon.process.kill()
+
+    def test_stale_sockets_are_replaced(self):
+        daemon = Daemon(self.work)
+        paths = [daemon.port("a"), daemon.control]
+        for path in paths:
+            stale = socket.socket(socket.AF_UNIX)
+            stale.bind(path)
+            stale.close()  # the file stays, nobody listens
+        with daemon:
+            self.assertEqual(len(daemon.ask("query-ports")), 1)
+
+    def test_second_daemon_is_refused(self):
+        first = Daemon(self.work)
+        first.port("a")
+        self.use(first)
+        second = Child([settings.program("millraced"), "--config", first.path("toml")],
+                       self.work / "second.log")
+        self.use(second)
+        self.assertNotEqual(second.wait(20), 0)
+        self.assertIn(first.control, tail(self.work / "second.log"))
+        self.assertEqual(len(first.ask("query-ports")), 1)  # unharmed
+
+    def test_second_user_of_an_image_is_refused(self):
+        first = Daemon(self.work, "one")
+        image = first.image("x", 1)
+        first.disk("x", path=image)
+        self.use(first)
+        second = Daemon(self.work, "two")
+        second.disk("x", path=image)
+        with open(second.path("toml"), "w") as file:
+            file.write(second.text())
+        child = self.use(Child([settings.program("millraced"), "--config", second.path("toml")],
+                               self.work / "second.log"))
+        self.assertNotEqual(child.wait(20), 0)
+        self.assertIn(image, tail(self.work / "second.log"))
+
+    def test_exits_with_clients_connected(self):
+        daemon = Daemon(self.work)
+        path = daemon.disk("x", backend="ram", size="16MiB")
+        daemon.start()
+        machine = self.use(QtestQemu(self.work).blk(path).start())
+        device = VirtioPci(machine, machine.virtio_devices()[0])
+        device.negotiate(0)
+        ring = device.queue(0)
+        device.start()
+        self.assertEqual(BlkDriver(device, ring).write(0, bytes(512)), BlkDriver.OK)
+        daemon.stop()
+
+
+class Millctl(SystemTest):
+    def setUp(self):
+        super().setUp()
+        self.daemon = Daemon(self.work)
+        self.daemon.port("web0", vlan=10)
+        self.daemon.disk("web0-root", backend="ram", size="16MiB")
+        self.use(self.daemon)
+
+    def test_status(self):
+        done = self.daemon.millctl("status")
+        self.assertEqual(done.returncode, 0)
+        for word in ("web0", "web0-root"):
+            self.assertIn(word, done.stdout)
+        for line in done.stdout.split("\n"):
+            self.assertLessEqual(len(line), 80, line)
+
+    def test_json(self):
+        status = self.daemon.millctl_json("status")
+        self.assertIn("web0", json.dumps(status))
+
+    def test_add_and_remove(self):
+        self.daemon.millctl("add", "port", "name=db0", f"socket={self.work / 'db0.sock'}")
+        self.assertTrue(os.path.exists(self.work / "db0.sock"))
+        self.daemon.millctl("remove", "port", "db0")
+        self.assertFalse(os.path.exists(self.work / "db0.sock"))
+
+    def test_exit_codes(self):
+        """What a script can tell apart: done, refused, wrong usage, no daemon."""
+        self.assertEqual(self.daemon.millctl("status", check=False).returncode, 0)
+        refused = self.daemon.millctl("remove", "port", "nobody", check=False)
+        usage = self.daemon.millctl("frobnicate", check=False)
+        nobody = run([settings.program("millctl"), "--socket", "/none/such", "status"], 30, False)
+        codes = [refused.returncode, usage.returncode, nobody.returncode]
+        self.assertNotIn(0, codes)
+        self.assertEqual(usage.returncode, 2)
+        self.assertEqual(len(set(codes)), 3, codes)
+        for done in (refused, nobody):
+            self.assertEqual(len(done.stdout.strip().split("\n")), 1, done.stdout)
+
+    def test_watch_ends_with_sigint(self):
+        command = [settings.program("millctl"), "--socket", self.daemon.control, "status",
+                   "--watch"]
+        child = self.use(Child(command, self.work / "watch.log", env={"TERM": "xterm"}))
+        wait_for("a table", lambda: "web0" in tail(self.work / "watch.log"))
+        child.signal(signal.SIGINT)
+        child.wait(10)
+
+
+class Descriptors(SystemTest):
+    def test_none_is_lost(self):
+        """Front-ends come and go, disks come and go: the daemon's descriptors do not pile up."""
+        daemon = Daemon(self.work)
+        path = daemon.disk("x", backend="ram", size="16MiB")
+        self.use(daemon)
+
+        def visit(number):
+            with QtestQemu(self.work, f"q{number}", reconnect=False).blk(path) as machine:
+                machine.start()
+                device = VirtioPci(machine, machine.virtio_devices()[0])
+                device.negotiate(0)
+                ring = device.queue(0)
+                device.start()
+                self.assertEqual(BlkDriver(device, ring).write(0, bytes(512)), BlkDriver.OK)
+            daemon.ask("disk-add", name="extra", socket=daemon.socket("extra"), backend="ram",
+                       size="1MiB")
+            daemon.ask("disk-remove", name="extra")
+            wait_for("the front-end to be gone",
+                     lambda: not daemon.ask("query-disks")[0]["connected"])
+            time.sleep(0.2)
+            return daemon.process.descriptors()
+        first = visit(0)
+        self.assertEqual([visit(number) for number in range(1, 5)], [first] * 4)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Every file in examples/ is run as it stands: the daemon with the file, QEMU with the command
+line that the file carries (lines `#$ qemu-system-x86_64 ...`, `\\` at the end goes on)."""
+
+import glob
+import os
+import re
+import shlex
+import sys
+import tomllib
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from tests.rig import assets, settings
+from tests.rig.case import SystemTest, main
+from tests.rig.daemon import Daemon
+from tests.rig.process import Child, wait_for
+
+EXAMPLES = sorted(glob.glob(os.path.join(settings.SOURCE, "examples", "*.toml")))
+
+
+def commands(text):
+    """The command lines in an example's comments."""
+    lines = [line[2:].strip() for line in text.split("\n") if line.startswith("#$")]
+    whole = "\n".join(lines).replace("\\\n", " ")
+    return [shlex.split(line) for line in whole.split("\n") if line.strip()]
+
+
+class Examples(SystemTest):
+    def test_there_are_some(self):
+        self.assertGreaterEqual(len(EXAMPLES), 1)
+
+    def moved(self, text):
+        """The text with its files in our own folder."""
+        for folder in ("/run/millrace/", "/var/lib/millrace/"):
+            text = text.replace(folder, self.work.path + "/")
+        return text
+
+    def example(self, path):
+        with open(path) as file:
+            text = self.moved(file.read())
+        config = tomllib.loads(text)
+        for disk in config.get("disk", []):
+            if "path" in disk and not os.path.exists(disk["path"]):
+                if not disk["path"].startswith(self.work.path):
+                    self.skipTest(f"skipped: {disk['path']} is not on this machine")
+                with open(disk["path"], "wb") as file:
+                    file.truncate(64 << 20)
+        for uplink in config.get("uplink", []):
+            name = re.search(r"iface=(\w+)", uplink["device"])
+            if "af_packet" in uplink["device"] and not os.path.exists(
+                    f"/sys/class/net/{name.group(1)}"):
+                text = text.replace(f"iface={name.group(1)}", "iface=lo")
+        daemon = Daemon(self.work)
+        daemon.control = config.get("control", {}).get("socket", daemon.control)
+        if "control" not in config:
+            text = f'[control]\nsocket = "{daemon.control}"\n' + text
+        with open(daemon.path("toml"), "w") as file:
+            file.write(text)
+        daemon.start(config=daemon.path("toml"))
+        self.use(daemon)
+        found = commands(text)
+        self.assertGreaterEqual(len(found), 1, f"{path} carries no command line")
+        for number, words in enumerate(found):
+            self.use(Child(self.runnable(words), self.work / f"qemu{number}.log"))
+        units = daemon.ask("query-sessions")
+        self.assertEqual(len(units), len(config.get("port", [])) + len(config.get("disk", [])))
+        wait_for("all devices to be connected", lambda: all(
+            each["connected"] for each in daemon.ask("query-sessions")), 60)
+        self.report(f"{os.path.basename(path)}: {len(units)} devices, {len(found)} QEMUs")
+
+    def runnable(self, words):
+        """The example's own command line, for a machine without a screen, stopped at the start."""
+        self.assertEqual(words[0], "qemu-system-x86_64")
+        vmlinuz = assets.kernel()[0]
+        words = [re.sub(r"\bvmlinuz\b$", vmlinuz, word) for word in words]
+        words = [re.sub(r"^\S*initrd(\.img|\.gz)?$", assets.initramfs(), word)
+                 if index and words[index - 1] == "-initrd" else word
+                 for index, word in enumerate(words)]
+        words = [vmlinuz if index and words[index - 1] == "-kernel" else word
+                 for index, word in enumerate(words)]
+        if "-accel" in words:
+            at = words.index("-accel")
+            del words[at:at + 2]
+        words = [word.replace(",accel=kvm", "").replace("accel=kvm,", "") for word in words
+                 if word != "-enable-kvm"]
+        if "-cpu" in words and settings.accelerator() == "tcg":
+            words[words.index("-cpu") + 1] = "max"
+        return [settings.qemu(), *words[1:], "-accel", settings.accelerator(), "-S",
+                "-display", "none"]
+
+
+def _one(path):
+    return lambda self: self.example(path)
+
+
+for _path in EXAMPLES:
+    _name = re.sub(r"\W", "_", os.path.basename(_path)[:-5])
+    setattr(Examples, f"test_{_name}", _one(_path))
+
+
+if __name__ == "__main__":
+    main()

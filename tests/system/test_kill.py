@@ -1,0 +1,127 @@
+"""kill -9 of the daemon under verified writes: it comes back, no guest sees an error, no byte is
+lost."""
+
+import hashlib
+import os
+import random
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from tests.rig import scenes
+from tests.rig.case import SystemTest, main
+from tests.rig.daemon import Daemon
+from tests.rig.guest import Guest
+from tests.rig.process import wait_for
+from tests.rig.qtest import RING_PACKED, BlkDriver, QtestQemu, VirtioPci
+
+KILLS = 20
+BLOCK = 4096
+
+
+class Poked(SystemTest):
+    """The driver is ours: writes are in flight at every kill, and each is accounted for."""
+
+    def writes_survive(self, features, options):
+        daemon = Daemon(self.work)
+        image = daemon.image("disk", 64)
+        path = daemon.disk("disk", path=image)
+        daemon.start()
+        self.addCleanup(lambda: daemon.process.kill())
+        machine = self.use(QtestQemu(self.work).blk(path, 1, options).start())
+        device = VirtioPci(machine, machine.virtio_devices()[0])
+        device.negotiate(features | 1 << 9)
+        ring = device.queue(0)
+        device.start()
+        if features:
+            self.assertTrue(device.accepted & features)
+        blk = BlkDriver(device, ring)
+        chance, expected, done = random.Random(1), {}, 0
+        for round in range(KILLS):
+            flying = []
+            for number in range(12):
+                block = chance.randrange(64 * 256 // 16) * 16 + number
+                data = hashlib.sha256(f"{round}.{number}".encode()).digest() * (BLOCK // 32)
+                flying.append((block, data, blk.begin(BlkDriver.OUT, block * 8, data)))
+                if number == 6 + round % 5:
+                    daemon.kill9()
+            if daemon.process.running():
+                daemon.kill9()
+            daemon.start()
+            for block, data, request in flying:
+                status, _, used = blk.finish(request, 60)
+                self.assertEqual((status, used), (BlkDriver.OK, 1))
+                expected[block] = data
+                done += 1
+        self.assertEqual(blk.flush(), BlkDriver.OK)
+        for block, data in expected.items():
+            self.assertEqual(blk.read(block * 8, BLOCK), data, f"block {block}")
+        self.report(f"{KILLS} kills, {done} writes, {len(expected)} blocks verified")
+        daemon.stop()
+
+    def test_split(self):
+        self.writes_survive(0, "")
+
+    def test_packed(self):
+        self.writes_survive(RING_PACKED, "packed=on")
+
+
+class Running(SystemTest):
+    """A stock guest writes files and pings through it all."""
+
+    def guest_survives(self, options):
+        daemon = Daemon(self.work)
+        disk = daemon.disk("disk", path=daemon.image("disk", 128))
+        nets = [daemon.port(name) for name in ("a", "b")]
+        daemon.start()
+        self.addCleanup(lambda: daemon.process.kill())
+        a, b = (self.use(Guest(self.work, name)) for name in ("a", "b"))
+        a.net(nets[0], "52:54:00:00:00:0a", 1, options).blk(disk, 1, options)
+        b.net(nets[1], "52:54:00:00:00:0b", 1, options)
+        a.start(wait=False)
+        b.start()
+        a.wait_ready()
+        scenes.address(a, "52:54:00:00:00:0a", "10.9.0.1")
+        scenes.address(b, "52:54:00:00:00:0b", "10.9.0.2")
+        scenes.ping(a, "10.9.0.2")
+        scenes.make_filesystem(a, "vda")
+        a.must("""cat >/tmp/load <<'END'
+i=0
+while [ ! -e /tmp/stop ]; do
+  i=$((i + 1))
+  f=/mnt/f$((i % 16))
+  dd if=/dev/urandom of=$f bs=64k count=8 conv=fsync 2>/dev/null || echo write >>/tmp/bad
+  sha256sum $f >/tmp/sum.$((i % 16))
+  echo 3 >/proc/sys/vm/drop_caches
+  sha256sum -c /tmp/sum.$((i % 16)) >/dev/null || echo verify >>/tmp/bad
+  echo $i >/tmp/rounds
+done
+touch /tmp/ended
+END
+sh /tmp/load >/dev/null 2>&1 &""")
+        for _ in range(KILLS):
+            time.sleep(0.3)
+            daemon.kill9()
+            daemon.start()
+            wait_for("the front-ends to come back", lambda: all(
+                each["connected"] for each in daemon.ask("query-sessions")), 30)
+        a.must("touch /tmp/stop; while [ ! -e /tmp/ended ]; do sleep 0.1; done", 120)
+        self.assertEqual(a.run("cat /tmp/bad")[1].replace("\n", " "),
+                         "cat: can't open '/tmp/bad': No such file or directory")
+        self.assertNotIn("I/O error", a.must("dmesg"))
+        self.assertEqual(scenes.write_and_verify(a, "vda", 4), 4)
+        a.must("umount /mnt && e2fsck -f -n /dev/vda")
+        self.assertGreaterEqual(scenes.ping(a, "10.9.0.2"), 3)
+        self.report(f"{KILLS} kills, {a.must('cat /tmp/rounds')} rounds of files verified")
+        daemon.stop()
+
+    def test_split(self):
+        self.guest_survives("")
+
+    def test_packed(self):
+        self.guest_survives("packed=on")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""A virtio-blk device poked register by register through QEMU, without a guest."""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from tests.rig.case import SystemTest, main
+from tests.rig.daemon import Daemon
+from tests.rig.process import wait_for
+from tests.rig.qtest import (EVENT_IDX, INDIRECT, RING_PACKED, BlkDriver, QtestQemu, VirtioPci)
+
+DISK_MB = 64
+SECTORS = DISK_MB * 2048
+# virtio 1.2 5.2.3
+SEG_MAX, BLK_SIZE, MQ, DISCARD, WRITE_ZEROES, FLUSH = (1 << bit for bit in (2, 6, 12, 13, 14, 9))
+BLK = SEG_MAX | BLK_SIZE | MQ | DISCARD | WRITE_ZEROES | FLUSH
+UNMAP = 1
+
+
+class BlkTest(SystemTest):
+    ring_features = 0
+    options = ""
+
+    def setUp(self):
+        super().setUp()
+        self.daemon = Daemon(self.work)
+        self.image = self.daemon.image("disk", DISK_MB)
+
+    def machine(self, queues=1, options=""):
+        """The daemon, and a machine with one disk of it."""
+        socket = self.daemon.disk("disk", path=self.image, queues=queues)
+        self.use(self.daemon)
+        options = ",".join(filter(None, [options, self.options]))
+        machine = self.use(QtestQemu(self.work).blk(socket, queues, options).start())
+        return machine, VirtioPci(machine, machine.virtio_devices()[0])
+
+    def driver(self, device, features=0, indirect=False, queue=0):
+        device.negotiate(BLK | features | self.ring_features)
+        ring = device.queue(queue)
+        device.start()
+        return BlkDriver(device, ring, indirect)
+
+    def exchange(self, blk, base=0):
+        """Writes, reads back, asks for the name."""
+        for number in range(40):
+            data = bytes([number + base & 0xFF]) * 4096
+            self.assertEqual(blk.write(8 * (base + number), data), BlkDriver.OK)
+        self.assertEqual(blk.flush(), BlkDriver.OK)
+        for number in range(40):
+            self.assertEqual(blk.read(8 * (base + number), 4096),
+                             bytes([number + base & 0xFF]) * 4096)
+        status, name, used = blk.request(BlkDriver.GET_ID, read=20)
+        self.assertEqual((status, used), (BlkDriver.OK, 21))
+        self.assertEqual(name.rstrip(b"\0"), b"disk")
+
+
+class Scenarios:
+    """What QEMU's own test of vhost-user-blk asks, and more; run over both ring formats."""
+
+    def test_basic(self):
+        _, device = self.machine()
+        blk = self.driver(device)
+        self.assertEqual(blk.capacity(), SECTORS)
+        self.exchange(blk)
+
+    def test_indirect(self):
+        _, device = self.machine()
+        blk = self.driver(device, INDIRECT, indirect=True)
+        self.assertTrue(device.accepted & INDIRECT)
+        self.exchange(blk)
+
+    def test_event_index(self):
+        _, device = self.machine()
+        blk = self.driver(device, EVENT_IDX)
+        self.assertTrue(device.accepted & EVENT_IDX)
+        self.exchange(blk)
+
+    def test_8_queues(self):
+        _, device = self.machine(queues=8)
+        device.negotiate(BLK | self.ring_features)
+        self.assertEqual(device.queues_max(), 8)
+        rings = [device.queue(index, 64) for index in range(8)]
+        device.start()
+        for number, ring in enumerate(rings):
+            self.exchange(BlkDriver(device, ring), 100 * number)
+
+    def test_more_queues_than_used(self):
+        _, device = self.machine(queues=8)
+        blk = self.driver(device)  # one of eight is ever enabled
+        self.exchange(blk)
+
+    def test_driver_restart(self):
+        _, device = self.machine()
+        for round in range(5):
+            self.exchange(self.driver(device), 50 * round)
+        device.reset()
+
+    def test_reads_zeros_of_a_fresh_image(self):
+        _, device = self.machine()
+        blk = self.driver(device)
+        for sector in (0, 12345, SECTORS - 8):
+            self.assertEqual(blk.read(sector, 4096), bytes(4096))
+
+    def test_ranges(self):
+        """DISCARD and WRITE_ZEROES: what is good, and the status of each thing that is not."""
+        _, device = self.machine()
+        blk = self.driver(device)
+        self.assertEqual(device.accepted & (DISCARD | WRITE_ZEROES), DISCARD | WRITE_ZEROES)
+        self.assertEqual(blk.write(8, b"\x5a" * 4096), BlkDriver.OK)
+        for kind in (BlkDriver.DISCARD, BlkDriver.WRITE_ZEROES):
+            with self.subTest(kind=kind):
+                self.assertEqual(blk.range(kind, (0, 0xFFFFFFFF, 0)), BlkDriver.IOERR)
+                self.assertEqual(blk.range(kind, (SECTORS + 1, 1, 0)), BlkDriver.IOERR)
+                self.assertEqual(blk.range(kind, (SECTORS - 1, 2, 0)), BlkDriver.IOERR)
+                self.assertEqual(blk.range(kind, (0, 1, 2)), BlkDriver.UNSUPP)
+                self.assertEqual(blk.range(kind, (0, 1, 0x80000000)), BlkDriver.UNSUPP)
+        self.assertEqual(blk.range(BlkDriver.DISCARD, (0, 1, UNMAP)), BlkDriver.UNSUPP)
+        self.assertEqual(blk.read(8, 4096), b"\x5a" * 4096)
+        for flags in (0, UNMAP):
+            self.assertEqual(blk.write(8, b"\x5a" * 4096), BlkDriver.OK)
+            self.assertEqual(blk.range(BlkDriver.WRITE_ZEROES, (8, 8, flags)), BlkDriver.OK)
+            self.assertEqual(blk.read(8, 4096), bytes(4096))
+        self.assertEqual(blk.range(BlkDriver.DISCARD, (16, 8, 0)), BlkDriver.OK)
+
+    def test_more_segments_than_allowed(self):
+        """max_discard_seg and max_write_zeroes_seg are what the device says, and hold."""
+        _, device = self.machine()
+        blk = self.driver(device)
+        for kind, offset in ((BlkDriver.DISCARD, 40), (BlkDriver.WRITE_ZEROES, 52)):
+            most = device.get(offset, 4, device.config)
+            self.assertGreaterEqual(most, 1)
+            good = [(8 * number, 8, 0) for number in range(most)]
+            self.assertEqual(blk.range(kind, *good), BlkDriver.OK)
+            self.assertNotEqual(blk.range(kind, *good, (0, 8, 0)), BlkDriver.OK)
+
+    def test_beyond_the_end(self):
+        _, device = self.machine()
+        blk = self.driver(device)
+        self.assertEqual(blk.write(SECTORS, bytes(512)), BlkDriver.IOERR)
+        self.assertEqual(blk.write(SECTORS - 1, bytes(1024)), BlkDriver.IOERR)
+        status, _, used = blk.request(BlkDriver.IN, (1 << 64) - 1, read=512)
+        self.assertEqual(status, BlkDriver.IOERR)
+        self.assertGreaterEqual(used, 1)
+        self.assertEqual(blk.write(SECTORS - 1, b"\1" * 512), BlkDriver.OK)
+
+    def test_unknown_request(self):
+        _, device = self.machine()
+        blk = self.driver(device)
+        self.assertEqual(blk.request(0x7777)[0], BlkDriver.UNSUPP)
+        self.exchange(blk)
+
+    def test_malformed_chain_costs_only_its_queue(self):
+        """A chain outside memory poisons that queue; the other one, and a reset, are unharmed."""
+        machine, device = self.machine(queues=2)
+        device.negotiate(BLK | self.ring_features)
+        bad, good = device.queue(0), device.queue(1)
+        device.start()
+        bad.add([(1 << 50, 16, False), (1 << 50, 1, True)])
+        bad.publish()
+        self.exchange(BlkDriver(device, good))
+        wait_for("the queue's fault to be told", lambda: any(
+            queue["fault"] for queue in self.daemon.ask("query-disks")[0]["virtqueues"]))
+        self.exchange(self.driver(device))
+
+    def test_hotplug(self):
+        """A second disk is plugged in, used, and removed."""
+        machine, device = self.machine()
+        blk = self.driver(device)
+        path = self.daemon.image("second", 16)
+        socket = self.daemon.socket("second")
+        self.daemon.ask("disk-add", name="second", socket=socket, path=path)
+        machine.qmp("chardev-add", id="hot", backend={"type": "socket", "data": {
+            "addr": {"type": "unix", "data": {"path": socket}}, "server": False}})
+        options = {key: value == "on" for key, value in
+                   (pair.split("=") for pair in filter(None, self.options.split(",")))}
+        machine.qmp("device_add", driver="vhost-user-blk-pci", id="hot", chardev="hot",
+                    addr="0x10", **options)
+        hot = VirtioPci(machine, 0x10 << 3)
+        second = self.driver(hot)
+        self.assertEqual(second.capacity(), 16 * 2048)
+        for sector in (0, 800):
+            self.assertEqual(second.write(sector, b"\7" * 512), BlkDriver.OK)
+            self.assertEqual(second.read(sector, 512), b"\7" * 512)
+        hot.reset()
+        machine.qmp("device_del", id="hot")
+        machine.ask(f"outl 0xae08 {1 << 0x10:#x}")  # what the guest does: eject, through ACPI
+        machine.qmp.wait_event("DEVICE_DELETED", 20)
+        self.daemon.ask("disk-remove", name="second")
+        self.exchange(blk)
+
+
+class Split(Scenarios, BlkTest):
+    pass
+
+
+class Packed(Scenarios, BlkTest):
+    ring_features = RING_PACKED
+    options = "packed=on"
+
+    def driver(self, device, features=0, indirect=False, queue=0):
+        blk = super().driver(device, features, indirect, queue)
+        self.assertTrue(device.accepted & RING_PACKED)
+        return blk
+
+
+if __name__ == "__main__":
+    main()

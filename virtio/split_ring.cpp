@@ -1,0 +1,201 @@
+#include "virtio/split_ring.hpp"
+
+#include <bit>
+
+#include "virtio/features.hpp"
+
+namespace millrace::virtio {
+
+using base::le16;
+using base::le32;
+
+base::Result<SplitRing, Fault> SplitRing::open(const RingSetup& setup, const GuestMemory& memory,
+                                               wire::InflightSplit* inflight) {
+  if (setup.size < limits::queue_size_min || setup.size > limits::queue_size_max ||
+      !std::has_single_bit(setup.size)) {
+    return base::Unexpected{Fault::bad_queue_size};
+  }
+  SplitRing ring;
+  ring.setup_ = setup;
+  ring.size_ = setup.size;
+  ring.mask_ = setup.size - 1;
+  ring.event_index_ = (setup.features & feature::event_idx) != 0;
+  ring.indirect_ = (setup.features & feature::indirect_desc) != 0;
+  ring.given_.resize(setup.size);
+  ring.outstanding_.open(setup.size, (setup.features & feature::in_order) != 0);
+  if (const Fault fault = ring.map(memory); fault != Fault::none) return base::Unexpected{fault};
+
+  const auto used = load_once(&ring.used_->index).host();
+  if (inflight != nullptr) {
+    auto opened = SplitInflight::open(inflight, setup.size, used, ring.resubmit_);
+    if (!opened) return base::Unexpected{opened.error()};
+    ring.inflight_ = *opened;
+    for (const auto head : ring.resubmit_) ring.outstanding_.hold(head);
+  }
+  ring.used_next_ = ring.used_published_ = used;
+  ring.last_available_ = static_cast<std::uint16_t>(used + ring.resubmit_.size());
+  ring.cached_available_ = ring.last_available_;
+  return ring;
+}
+
+Fault SplitRing::map(const GuestMemory& memory) noexcept {
+  if (setup_.descriptors % wire::split_descriptor_align != 0 ||
+      setup_.driver_area % wire::available_align != 0 ||
+      setup_.device_area % wire::used_align != 0) {
+    return Fault::ring_misaligned;
+  }
+  // The event words behind the rings exist only with EVENT_IDX.
+  const std::uint64_t event = event_index_ ? sizeof(le16) : 0;
+  auto* table = memory.from_user(setup_.descriptors, size_ * sizeof(wire::Descriptor));
+  auto* available =
+      memory.from_user(setup_.driver_area, sizeof(wire::Available) + size_ * sizeof(le16) + event);
+  auto* used = memory.from_user(setup_.device_area,
+                                sizeof(wire::Used) + size_ * sizeof(wire::UsedElement) + event);
+  if (table == nullptr || available == nullptr || used == nullptr) {
+    return Fault::ring_outside_memory;
+  }
+  // A region may itself lie at an odd address of ours.
+  const auto misaligned = [](const std::byte* at, std::size_t to) {
+    return reinterpret_cast<std::uintptr_t>(at) % to != 0;
+  };
+  if (misaligned(table, 8) || misaligned(available, 2) || misaligned(used, 4)) {
+    return Fault::ring_misaligned;
+  }
+  table_ = reinterpret_cast<const wire::Descriptor*>(table);
+  available_ = reinterpret_cast<const wire::Available*>(available);
+  available_ring_ = reinterpret_cast<const le16*>(available_ + 1);
+  used_ = reinterpret_cast<wire::Used*>(used);
+  used_ring_ = reinterpret_cast<wire::UsedElement*>(used_ + 1);
+  available_event_ = reinterpret_cast<le16*>(used_ring_ + size_);
+  used_guest_ = setup_.log_address;
+  if (!setup_.log_ring) static_cast<void>(memory.user_to_guest(setup_.device_area, used_guest_));
+  memory_ = &memory;
+  hints_ = {};
+  return Fault::none;
+}
+
+bool SplitRing::set_memory(const GuestMemory& memory) noexcept {
+  const Fault fault = map(memory);
+  if (fault != Fault::none) fault_ = fault;
+  return fault == Fault::none;
+}
+
+Take SplitRing::take(Chain& chain) noexcept {
+  if (fault_ != Fault::none) [[unlikely]]
+    return Take::fault;
+  if (resubmit_next_ != resubmit_.size()) [[unlikely]] {
+    const auto head = resubmit_[resubmit_next_];
+    const Take result = hand_out(chain, head);
+    if (result == Take::chain) ++resubmit_next_;
+    return result;
+  }
+  if (cached_available_ == last_available_) {
+    const auto published = load_acquire(&available_->index).host();
+    if (static_cast<std::uint16_t>(published - last_available_) > size_) {
+      return fail(Fault::avail_index_jump);
+    }
+    cached_available_ = published;
+    if (published == last_available_) return Take::empty;
+  }
+  const auto head = load_once(&available_ring_[last_available_ & mask_]).host();
+  if (head >= size_) return fail(Fault::head_out_of_range);
+  if (outstanding_.holds(head)) return fail(Fault::head_in_flight);
+  const Take result = hand_out(chain, head);
+  if (result != Take::chain) return result;
+  outstanding_.hold(head);
+  if (inflight_.tracks()) inflight_.take(head);
+  ++last_available_;
+  return Take::chain;
+}
+
+Take SplitRing::hand_out(Chain& chain, std::uint16_t head) noexcept {
+  const Ticket ticket{head, 1, 0};
+  ChainBuilder builder{chain, *memory_, hints_, indirect_};
+  Fault fault = builder.walk_split(table_, size_, head);
+  if (fault == Fault::none) fault = builder.finish(ticket);
+  if (fault != Fault::none) return fail(fault);
+  outstanding_.push(ticket);
+  return Take::chain;
+}
+
+void SplitRing::rewind(Mark mark) noexcept {
+  for (; last_available_ != mark.available; --last_available_) {
+    const auto head = outstanding_.pop().id;
+    if (inflight_.tracks()) inflight_.untake(head);
+    outstanding_.release(head);
+  }
+  for (; resubmit_next_ != mark.resubmitted; --resubmit_next_) {
+    static_cast<void>(outstanding_.pop());  // the predecessor's mark stays in the region
+  }
+}
+
+void SplitRing::give(const Ticket& ticket, std::uint32_t bytes) noexcept {
+  outstanding_.complete(ticket, bytes, [this](const Ticket& done, std::uint32_t written) {
+    put_used(done.id, written);
+  });
+}
+
+void SplitRing::put_used(std::uint16_t head, std::uint32_t bytes) noexcept {
+  CHECK(given_count_ < size_);
+  const std::uint32_t slot = used_next_ & mask_;
+  store_once(&used_ring_[slot].id, le32{head});
+  store_once(&used_ring_[slot].length, le32{bytes});
+  log_used(sizeof(wire::Used) + slot * sizeof(wire::UsedElement), sizeof(wire::UsedElement));
+  given_[given_count_++] = head;
+  ++used_next_;
+}
+
+bool SplitRing::publish() noexcept {
+  if (given_count_ == 0) return false;
+  const std::span<const std::uint16_t> heads{given_.data(), given_count_};
+  if (inflight_.tracks()) {
+    for (const auto head : heads) inflight_.give(head);
+  }
+  // From here on the driver may use these heads again.
+  for (const auto head : heads) outstanding_.release(head);
+  store_release(&used_->index, le16{used_next_});
+  if (inflight_.tracks()) inflight_.commit(heads, used_next_);
+  log_used(offsetof(wire::Used, index), sizeof(le16));
+  given_count_ = 0;
+  const auto before = used_published_;
+  used_published_ = used_next_;
+  return driver_wants_call(before);
+}
+
+// §2.7.7.2 and §2.7.10. The driver stores its wish, then looks at the used index; we store the used
+// index, then look at its wish. Without the fence both can miss each other.
+bool SplitRing::driver_wants_call(std::uint16_t before) noexcept {
+  full_fence();
+  if (!event_index_) {
+    return (load_once(&available_->flags).host() & wire::available_no_interrupt) == 0;
+  }
+  const auto event = load_once(&available_ring_[size_]).host();
+  const auto since_event = static_cast<std::uint16_t>(used_published_ - event - 1);
+  return since_event < static_cast<std::uint16_t>(used_published_ - before);
+}
+
+bool SplitRing::arm() noexcept {
+  if (fault_ != Fault::none) return false;
+  if (arms_ != nullptr) arms_->add();
+  if (event_index_) {
+    store_once(available_event_, le16{last_available_});
+    log_used(sizeof(wire::Used) + size_ * sizeof(wire::UsedElement), sizeof(le16));
+  } else {
+    store_once(&used_->flags, le16{0});
+    log_used(0, sizeof(le16));
+    notify_off_ = false;
+  }
+  full_fence();
+  return resubmits() != 0 || load_once(&available_->index).host() != last_available_;
+}
+
+// With EVENT_IDX there is nothing to turn off: the driver kicks once as it passes the armed index,
+// and `flags` must be 0 (§2.7.10.1).
+void SplitRing::disarm() noexcept {
+  if (event_index_ || notify_off_) return;
+  notify_off_ = true;
+  store_once(&used_->flags, le16{wire::used_no_notify});
+  log_used(0, sizeof(le16));
+}
+
+}  // namespace millrace::virtio

@@ -1,0 +1,101 @@
+// SplitRing: the device's half of a split virtqueue (virtio 1.2 §2.7).
+//
+// All shapes are checked by open(); the hot path holds pointers and a mask. Words of the guest are
+// read once. After a fault nothing is taken any more; what was taken can still be given back.
+// Thread: open() on control, the rest on the owning reactor.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/counter.hpp"
+#include "base/result.hpp"
+#include "virtio/chain_builder.hpp"
+#include "virtio/outstanding.hpp"
+#include "virtio/ring.hpp"
+#include "virtio/split_inflight.hpp"
+
+namespace millrace::virtio {
+
+class SplitRing {
+ public:
+  SplitRing() = default;  // holds nothing; not to be used
+
+  // The ring goes on at the used index that is in memory: with no region the driver's buffers from
+  // there on are served, whatever `setup.base` says. A predecessor that drained left used == base;
+  // one that crashed left buffers it had taken and not given, and they come again. `inflight`: this
+  // queue's part of the region, or nullptr. `memory` must outlive the ring or be replaced by
+  // set_memory().
+  static base::Result<SplitRing, Fault> open(const RingSetup& setup, const GuestMemory& memory,
+                                             wire::InflightSplit* inflight);
+
+  [[nodiscard]] Take take(Chain& chain) noexcept;
+  [[nodiscard]] Mark mark() const noexcept {
+    return {last_available_, false, static_cast<std::uint32_t>(resubmit_next_)};
+  }
+  void rewind(Mark mark) noexcept;
+  void give(const Ticket& ticket, std::uint32_t bytes) noexcept;
+  [[nodiscard]] bool publish() noexcept;
+  [[nodiscard]] bool arm() noexcept;
+  void disarm() noexcept;
+  // The available index, that is the used index once drained.
+  [[nodiscard]] std::uint32_t position() const noexcept { return last_available_; }
+  [[nodiscard]] Fault fault() const noexcept { return fault_; }
+
+  void poison(Fault fault) noexcept { fault_ = fault; }
+  // Finds its parts again in another snapshot. Where they are not there it poisons itself, keeps
+  // the old one (which must live on) and returns false.
+  [[nodiscard]] bool set_memory(const GuestMemory& memory) noexcept;
+  void set_log(DirtyLog* log) noexcept { log_ = log; }
+  void count_arms(base::Counter* counter) noexcept { arms_ = counter; }
+  // Buffers taken since open(), those taken back not counted.
+  [[nodiscard]] std::uint64_t taken() const noexcept { return outstanding_.taken(); }
+  // Buffers given and not yet published (with IN_ORDER: whose turn it is).
+  [[nodiscard]] std::uint32_t pending() const noexcept { return given_count_; }
+  // Buffers of a predecessor that wait to be taken again.
+  [[nodiscard]] std::size_t resubmits() const noexcept { return resubmit_.size() - resubmit_next_; }
+
+ private:
+  [[nodiscard]] Fault map(const GuestMemory& memory) noexcept;
+  [[nodiscard]] Take fail(Fault fault) noexcept {
+    fault_ = fault;
+    return Take::fault;
+  }
+  [[nodiscard]] Take hand_out(Chain& chain, std::uint16_t head) noexcept;
+  void put_used(std::uint16_t head, std::uint32_t bytes) noexcept;
+  [[nodiscard]] bool driver_wants_call(std::uint16_t before) noexcept;
+  void log_used(std::uint64_t offset, std::uint64_t size) noexcept {
+    if (log_ != nullptr) log_->mark(used_guest_ + offset, size);
+  }
+
+  const wire::Descriptor* table_ = nullptr;
+  const wire::Available* available_ = nullptr;
+  const base::le16* available_ring_ = nullptr;  // used_event behind it
+  wire::Used* used_ = nullptr;
+  wire::UsedElement* used_ring_ = nullptr;
+  base::le16* available_event_ = nullptr;
+  const GuestMemory* memory_ = nullptr;
+  DirtyLog* log_ = nullptr;
+  base::Counter* arms_ = nullptr;
+
+  std::uint32_t size_ = 0, mask_ = 0;
+  std::uint16_t last_available_ = 0;    // the next entry to take
+  std::uint16_t cached_available_ = 0;  // how far the driver had published when we last looked
+  std::uint16_t used_next_ = 0;         // the next used entry to fill
+  std::uint16_t used_published_ = 0;
+  bool event_index_ = false, indirect_ = false, notify_off_ = false;
+  Fault fault_ = Fault::none;
+  ChainHints hints_;
+  Outstanding outstanding_;
+  SplitInflight inflight_;
+  std::vector<std::uint16_t> given_;  // heads in [used_published_, used_next_)
+  std::uint32_t given_count_ = 0;
+  std::vector<std::uint16_t> resubmit_;
+  std::size_t resubmit_next_ = 0;
+  std::uint64_t used_guest_ = 0;  // guest address of the used ring, for the log
+  RingSetup setup_;
+};
+
+static_assert(Ring<SplitRing>);
+
+}  // namespace millrace::virtio
