@@ -1,7 +1,7 @@
 // Backend: where a disk's bytes are. Channel: one queue's way to them.
 //
-// A Backend is made, asked and resized on control. Each started queue gets a Channel of its own, which
-// only the queue's reactor touches. Both are called once per burst, never once per request.
+// A Backend is made, asked and resized on control. Each started queue gets a Channel of its own,
+// which only the queue's reactor touches. Both are called once per burst, never once per request.
 #pragma once
 
 #include <sys/uio.h>
@@ -21,20 +21,20 @@ enum class Operation : std::uint8_t { read, write, flush, discard, write_zeroes 
 
 class IoList;
 
-// Io: one operation on one range. Its owner fills in the first part and keeps it where it is until a
-// channel hands it back.
+// Io: one operation on one range. Its owner fills in the first part and keeps it where it is until
+// a channel hands it back.
 struct Io {
   Operation operation = Operation::read;
-  bool durable = false;  // write: complete only when it is on the medium
-  bool unmap = false;    // write_zeroes: the space may be freed
+  bool durable = false;                  // write: complete only when it is on the medium
+  bool unmap = false;                    // write_zeroes: the space may be freed
   std::uint64_t offset = 0, length = 0;  // bytes left to do; moved on by advance()
   iovec* vectors = nullptr;              // read, write: memory for `length` bytes
   std::uint32_t vector_count = 0;
   std::int32_t result = 0;        // when handed back: 0, or a negative errno
   std::uint64_t transferred = 0;  // bytes read or written, also of a failed operation
 
-  // Where the transfer stands in `vectors`: all before vector_at is done and as it was given; the one at
-  // vector_at has lost its first `cut` bytes.
+  // Where the transfer stands in `vectors`: all before vector_at is done and as it was given; the
+  // one at vector_at has lost its first `cut` bytes.
   std::uint32_t vector_at = 0;
   std::uint64_t cut = 0;
 
@@ -122,8 +122,8 @@ class Channel {
   virtual void detached(base::Reactor& reactor) noexcept = 0;
   // Takes all of `burst`, which is empty on return. Each Io comes back exactly once through poll().
   virtual void submit(IoList& burst) noexcept = 0;
-  // One bounded visit: goes on with what waits, and appends what is finished to `done`. Returns true if
-  // anything moved.
+  // One bounded visit: goes on with what waits, and appends what is finished to `done`. Returns
+  // true if anything moved.
   virtual bool poll(IoList& done) noexcept = 0;
   // True when a visit now could do something without an event from outside.
   [[nodiscard]] virtual bool pending() const noexcept = 0;

@@ -1,5 +1,6 @@
 // BouncePool: a queue's aligned buffers for transfers whose guest memory is not aligned enough for
-// O_DIRECT. Made by control; its pages are first touched, and so placed, by the reactor that uses them.
+// O_DIRECT. Made by control; its pages are first touched, and so placed, by the reactor that uses
+// them.
 #pragma once
 
 #include <cstddef>
@@ -15,8 +16,8 @@ namespace millrace::blk {
 class BouncePool {
  public:
   static base::Result<std::unique_ptr<BouncePool>> make() {
-    auto memory = base::Mapping::anonymous(std::uint64_t{limits::bounce_buffers} *
-                                           limits::bounce_bytes);
+    auto memory =
+        base::Mapping::anonymous(std::uint64_t{limits::bounce_buffers} * limits::bounce_bytes);
     if (!memory) return base::Unexpected{memory.error()};
     return std::unique_ptr<BouncePool>{new BouncePool{std::move(*memory)}};
   }

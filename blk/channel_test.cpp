@@ -123,8 +123,7 @@ Config config_for(const ScratchFile& file, DirectMode direct) {
 }
 
 UringTarget target_of(const Image& image) {
-  return {image.buffered.get(), image.direct.get(), image.memory_alignment,
-          image.offset_alignment};
+  return {image.buffered.get(), image.direct.get(), image.memory_alignment, image.offset_alignment};
 }
 
 // Every set of ring flags that a kernel may leave us, with and without registered files.
@@ -151,8 +150,9 @@ TEST_P(EveryRing, MovesEveryKindOfOperation) {
   const Bytes data = patterned(0, 65536, 1);
   memory.put(0, data);
 
-  Io& write = bench.add(Operation::write, 8192, 65536,
-                        {{memory.at(0), 4096}, {memory.at(4096), 20480}, {memory.at(24576), 40960}});
+  Io& write =
+      bench.add(Operation::write, 8192, 65536,
+                {{memory.at(0), 4096}, {memory.at(4096), 20480}, {memory.at(24576), 40960}});
   bench.run();
   EXPECT_EQ(write.result, 0);
   EXPECT_EQ(write.transferred, 65536u);
@@ -307,8 +307,7 @@ TEST(UringChannel, SaysThatAFileWasCutShort) {
   Bench bench{{}, {file.fd(), -1}};
   file.resize(8192 + 1024);
   const Memory memory{65536};
-  Io& read = bench.add(Operation::read, 8192, 8192,
-                       {{memory.at(0), 512}, {memory.at(4096), 7680}});
+  Io& read = bench.add(Operation::read, 8192, 8192, {{memory.at(0), 512}, {memory.at(4096), 7680}});
   Io& past = bench.add_data(Operation::read, 32768, memory.at(32768), 4096);
   bench.run();
   EXPECT_EQ(read.result, -EIO);

@@ -14,19 +14,19 @@ enum class DirectMode { automatic, on, off };  // O_DIRECT: when it works, or re
 struct Config {
   std::string name;
   BackendKind backend = BackendKind::file;
-  std::string path;             // file and block device
-  std::uint64_t size = 0;       // ram, null: bytes, a multiple of 512
-  unsigned queues = 1;          // 1..queues_max
+  std::string path;        // file and block device
+  std::uint64_t size = 0;  // ram, null: bytes, a multiple of 512
+  unsigned queues = 1;     // 1..queues_max
   bool readonly = false;
-  std::string serial;           // GET_ID, at most 20 bytes; empty: the name's first 20
+  std::string serial;  // GET_ID, at most 20 bytes; empty: the name's first 20
   DirectMode direct = DirectMode::automatic;
-  bool write_cache = true;      // CONFIG_WCE's start value: write-back with FLUSH
-  std::uint32_t block_size = 0; // 0: the backend's logical block size
-  std::uint32_t segments_max = 126;         // SEG_MAX
-  std::uint32_t size_max = 0;               // SIZE_MAX, bytes of one segment; 0: not offered
-  std::uint32_t discard_segments_max = 0;   // 0: the backend's (multi-segment)
-  std::uint64_t discard_sectors_max = 0;    // 0: the backend's
-  bool packed = true, in_order = false;     // offer RING_PACKED, IN_ORDER
+  bool write_cache = true;                 // CONFIG_WCE's start value: write-back with FLUSH
+  std::uint32_t block_size = 0;            // 0: the backend's logical block size
+  std::uint32_t segments_max = 126;        // SEG_MAX
+  std::uint32_t size_max = 0;              // SIZE_MAX, bytes of one segment; 0: not offered
+  std::uint32_t discard_segments_max = 0;  // 0: the backend's (multi-segment)
+  std::uint64_t discard_sectors_max = 0;   // 0: the backend's
+  bool packed = true, in_order = false;    // offer RING_PACKED, IN_ORDER
 };
 
 }  // namespace millrace::blk

@@ -1,5 +1,5 @@
-// QueueStatistics: what one queue of a disk counts. Writer: the reactor that owns the queue; readers:
-// any. It belongs to the device, so that a queue's restart loses nothing.
+// QueueStatistics: what one queue of a disk counts. Writer: the reactor that owns the queue;
+// readers: any. It belongs to the device, so that a queue's restart loses nothing.
 #pragma once
 
 #include "base/counter.hpp"

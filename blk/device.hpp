@@ -21,19 +21,19 @@ struct Statistics {
 };
 
 struct BackendStatus {
-  std::string kind;       // "file", "block device", "ram", "null"
+  std::string kind;  // "file", "block device", "ram", "null"
   std::string path;
   std::uint64_t bytes = 0;
   bool readonly = false, direct = false;
-  std::string io;         // "io_uring: DEFER_TASKRUN, registered files", "memory"...
+  std::string io;  // "io_uring: DEFER_TASKRUN, registered files", "memory"...
 };
 
 class UringPool;  // one io_uring for each reactor, shared by all disks
 
 class Device : public virtio::DeviceBase {
  public:
-  // Opens and locks the backend. Errors in one line (missing, locked by whom, not a multiple of 512...).
-  // `pool` and `rings` must outlive it.
+  // Opens and locks the backend. Errors in one line (missing, locked by whom, not a multiple of
+  // 512...). `pool` and `rings` must outlive it.
   static base::Result<std::unique_ptr<Device>> make(const Config& config, base::ReactorPool& pool,
                                                     UringPool& rings);
   using DeviceBase::DeviceBase;

@@ -1,5 +1,5 @@
-// A whole disk: Device over real reactors, rings and files. Every request type in every layout, both
-// ring formats, all backends.
+// A whole disk: Device over real reactors, rings and files. Every request type in every layout,
+// both ring formats, all backends.
 #include <gmock/gmock.h>
 
 #include "blk/disk.hpp"
@@ -11,10 +11,10 @@
 namespace millrace::blk {
 namespace {
 
-using ::testing::HasSubstr;
 using testing::Answer;
 using testing::Bytes;
 using testing::Guest;
+using ::testing::HasSubstr;
 using testing::Host;
 using testing::Layout;
 using testing::patterned;
@@ -62,10 +62,10 @@ class EveryDisk : public ::testing::TestWithParam<std::tuple<BackendKind, bool>>
   std::unique_ptr<Device> device;
   Guest guest;
 };
-INSTANTIATE_TEST_SUITE_P(
-    Backends, EveryDisk,
-    ::testing::Combine(::testing::Values(BackendKind::file, BackendKind::ram, BackendKind::null),
-                       ::testing::Bool()));
+INSTANTIATE_TEST_SUITE_P(Backends, EveryDisk,
+                         ::testing::Combine(::testing::Values(BackendKind::file, BackendKind::ram,
+                                                              BackendKind::null),
+                                            ::testing::Bool()));
 
 TEST_P(EveryDisk, ReadsAndWritesInEveryLayout) {
   const std::vector<std::uint32_t> bytewise(17, 1);
@@ -74,7 +74,7 @@ TEST_P(EveryDisk, ReadsAndWritesInEveryLayout) {
       {{}, {}, true},
       {bytewise, {1, 0}, false},
       {{5, 7, 4, 100, 0}, {511, 513, 1000, 0}, true},
-      {{0xffff}, {0xffff}, false},          // header and data, data and status in one
+      {{0xffff}, {0xffff}, false},  // header and data, data and status in one
       {{16, 512, 512, 0}, {1, 1, 1, 0}, true},
   };
   std::uint64_t sector = 1;
@@ -123,8 +123,9 @@ TEST_P(EveryDisk, AnswersTheOtherTypes) {
   std::fill_n(expected.begin() + 8192, 4096, std::byte{0});
   EXPECT_EQ(guest.ranges(13, {Guest::range(32, 8, 1)}).status, BlkStatus::ok);
   std::fill_n(expected.begin() + 16384, 4096, std::byte{0});
-  EXPECT_EQ(guest.ranges(11, {Guest::range(40, 8), Guest::range(0, 0), Guest::range(64, 16)}).status,
-            BlkStatus::ok);
+  EXPECT_EQ(
+      guest.ranges(11, {Guest::range(40, 8), Guest::range(0, 0), Guest::range(64, 16)}).status,
+      BlkStatus::ok);
   std::fill_n(expected.begin() + 20480, 4096, std::byte{0});
   std::fill_n(expected.begin() + 32768, 8192, std::byte{0});
   const Answer got = guest.read(0, data.size());
@@ -164,7 +165,8 @@ TEST_P(EveryDisk, KeepsManyInFlight) {
     }
     for (const unsigned handle : handles) EXPECT_EQ(guest.wait(handle).status, BlkStatus::ok);
     handles.clear();
-    for (unsigned i = 0; i < 60; ++i) handles.push_back(guest.submit(0, i * 16, {}, 8192, indirect));
+    for (unsigned i = 0; i < 60; ++i)
+      handles.push_back(guest.submit(0, i * 16, {}, 8192, indirect));
     for (unsigned i = 0; i < 60; ++i) {
       const Answer got = guest.wait(handles[i]);
       EXPECT_EQ(got.status, BlkStatus::ok);

@@ -105,16 +105,16 @@ void Disk::fill_config_space() {
       std::bit_width(std::max<std::uint32_t>(geometry.physical_block / block, 1)) - 1);
   out.alignment_offset =
       static_cast<std::uint8_t>(std::min<std::uint32_t>(geometry.alignment_offset / block, 255));
-  out.min_io_size =
-      base::le16{static_cast<std::uint16_t>(std::min<std::uint32_t>(geometry.io_min / block, 65535))};
+  out.min_io_size = base::le16{
+      static_cast<std::uint16_t>(std::min<std::uint32_t>(geometry.io_min / block, 65535))};
   out.opt_io_size = base::le32{geometry.io_opt / block};
   out.writeback = config_.write_cache && !config_.readonly ? 1 : 0;
   out.num_queues = base::le16{static_cast<std::uint16_t>(config_.queues)};
   if (rules.discard) {
     out.max_discard_sectors = base::le32{rules.discard_sectors_max};
     out.max_discard_seg = base::le32{rules.discard_ranges_max};
-    out.discard_sector_alignment = base::le32{
-        std::max<std::uint32_t>(sectors_of(geometry.discard_granularity), 1)};
+    out.discard_sector_alignment =
+        base::le32{std::max<std::uint32_t>(sectors_of(geometry.discard_granularity), 1)};
   }
   if (rules.write_zeroes) {
     out.max_write_zeroes_sectors = base::le32{rules.zero_sectors_max};
@@ -137,9 +137,9 @@ std::uint64_t Disk::features() const {
   return out;
 }
 
-// The write mode that a driver set stays across front-ends' repeated SET_FEATURES (a migration does that
-// under a running driver): to fall back to a volatile cache behind its back would lose data. A new
-// driver reads the truth in `writeback`.
+// The write mode that a driver set stays across front-ends' repeated SET_FEATURES (a migration does
+// that under a running driver): to fall back to a volatile cache behind its back would lose data. A
+// new driver reads the truth in `writeback`.
 void Disk::set_features(std::uint64_t features) {
   Device::set_features(features);
   apply_write_mode();

@@ -21,8 +21,7 @@ class Disk final : public Device {
   [[nodiscard]] std::uint64_t features() const override;
   void set_features(std::uint64_t features) override;
   [[nodiscard]] std::span<const std::byte> config() const override;
-  base::Result<void> write_config(std::uint32_t offset,
-                                  std::span<const std::byte> bytes) override;
+  base::Result<void> write_config(std::uint32_t offset, std::span<const std::byte> bytes) override;
   [[nodiscard]] const Config& blk_config() const override { return config_; }
   [[nodiscard]] Statistics statistics() const override;
   [[nodiscard]] BackendStatus backend_status() const override { return backend_->status(); }

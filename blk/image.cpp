@@ -40,11 +40,11 @@ base::Result<void> lock(const base::Fd& fd, const Config& config) {
                     (config.readonly ? "; it is being written" : ""));
 }
 
-// A number from the block layer's directory of a device or of the disk that a partition lies on; 0 if
-// there is none.
+// A number from the block layer's directory of a device or of the disk that a partition lies on; 0
+// if there is none.
 std::uint64_t queue_limit(dev_t device, const char* name) {
-  const std::string at = "/sys/dev/block/" + std::to_string(major(device)) + ":" +
-                         std::to_string(minor(device));
+  const std::string at =
+      "/sys/dev/block/" + std::to_string(major(device)) + ":" + std::to_string(minor(device));
   for (const char* const up : {"/queue/", "/../queue/"}) {
     std::ifstream file{at + up + name};
     std::uint64_t value = 0;
@@ -68,7 +68,8 @@ void measure_device(const Image& image, dev_t device, Geometry& out) {
   out.io_opt = io_opt;
   out.alignment_offset = static_cast<std::uint32_t>(offset);
   out.discard_max = queue_limit(device, "discard_max_bytes");
-  out.discard_granularity = std::max<std::uint64_t>(queue_limit(device, "discard_granularity"), 512);
+  out.discard_granularity =
+      std::max<std::uint64_t>(queue_limit(device, "discard_granularity"), 512);
   out.zero_max = queue_limit(device, "write_zeroes_max_bytes");
   out.can_discard = out.discard_max > 0;
   out.can_unmap = out.can_discard && out.zero_max > 0;
@@ -76,11 +77,11 @@ void measure_device(const Image& image, dev_t device, Geometry& out) {
 }
 
 void measure_file(const Image& image, const struct stat& stat, bool readonly, Geometry& out) {
-  const auto block = static_cast<std::uint32_t>(
-      std::clamp<long>(static_cast<long>(stat.st_blksize), 512, 65536));
+  const auto block =
+      static_cast<std::uint32_t>(std::clamp<long>(static_cast<long>(stat.st_blksize), 512, 65536));
   out.logical_block = 512;
-  out.physical_block = std::max<std::uint32_t>(
-      image.direct.valid() ? image.offset_alignment : 512, std::min<std::uint32_t>(block, 4096));
+  out.physical_block = std::max<std::uint32_t>(image.direct.valid() ? image.offset_alignment : 512,
+                                               std::min<std::uint32_t>(block, 4096));
   out.io_min = out.physical_block;
   out.discard_granularity = block;
   out.discard_max = out.zero_max = 1ull << 31;
@@ -156,7 +157,8 @@ base::Result<Image> open_image(const Config& config, bool refuse_direct) {
   Image image;
   const int access = config.readonly ? O_RDONLY : O_RDWR;
   // O_NONBLOCK: a pipe must not hold the daemon up.
-  image.buffered = base::Fd{::open(config.path.c_str(), access | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)};
+  image.buffered =
+      base::Fd{::open(config.path.c_str(), access | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)};
   if (!image.buffered.valid()) return cannot("open disk image", config.path, errno);
   struct stat stat {};
   if (::fstat(image.buffered.get(), &stat) != 0) return cannot("measure", config.path, errno);

@@ -19,9 +19,9 @@ struct Image {
   Geometry geometry;
 };
 
-// Opens config.path. A writable image gets a write lock (F_OFD_SETLK on the whole file), a read-only one a
-// read lock: a second writer, in this process or another, is refused, and so is QEMU.
-// refuse_direct: as a file system without O_DIRECT does it. For tests.
+// Opens config.path. A writable image gets a write lock (F_OFD_SETLK on the whole file), a
+// read-only one a read lock: a second writer, in this process or another, is refused, and so is
+// QEMU. refuse_direct: as a file system without O_DIRECT does it. For tests.
 base::Result<Image> open_image(const Config& config, bool refuse_direct = false);
 
 // The size of the file or device now; a multiple of 512, above 0.

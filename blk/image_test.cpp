@@ -34,8 +34,8 @@ TEST(Image, RefusesWhatIsNoDisk) {
 }
 
 TEST(Image, APipeHoldsNobodyUp) {
-  const std::string path = std::string{::testing::TempDir()} + "millrace-blk-pipe-" +
-                           std::to_string(::getpid());
+  const std::string path =
+      std::string{::testing::TempDir()} + "millrace-blk-pipe-" + std::to_string(::getpid());
   ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
   Config config;
   config.path = path;

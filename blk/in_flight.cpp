@@ -44,8 +44,8 @@ void InFlight::log_data(virtio::Queue& queue) const noexcept {
     const std::uint64_t lost = i == vector_at ? cut : 0;
     const std::uint64_t bytes = std::min<std::uint64_t>(left, vectors[i].iov_len + lost);
     const auto size = static_cast<std::uint32_t>(bytes);
-    queue.wrote(
-        {static_cast<std::byte*>(vectors[i].iov_base) - lost, guest_addresses_[i], size}, size);
+    queue.wrote({static_cast<std::byte*>(vectors[i].iov_base) - lost, guest_addresses_[i], size},
+                size);
     left -= bytes;
   }
 }

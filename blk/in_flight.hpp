@@ -1,5 +1,5 @@
-// InFlight: a request on its way through the backend: the second of its three stages. RequestPool owns
-// all of a queue's, made by control when the queue starts.
+// InFlight: a request on its way through the backend: the second of its three stages. RequestPool
+// owns all of a queue's, made by control when the queue starts.
 #pragma once
 
 #include <sys/uio.h>
@@ -23,14 +23,14 @@ class InFlight : public Io {
   // The step that the backend was given is over. True: another one was filled in, submit it; false:
   // finish() now.
   [[nodiscard]] bool next_step() noexcept;
-  // Writes the status byte and marks the written memory for a migration. It belongs to the pool again
-  // as soon as the caller has passed it to RequestPool::end.
+  // Writes the status byte and marks the written memory for a migration. It belongs to the pool
+  // again as soon as the caller has passed it to RequestPool::end.
   [[nodiscard]] Completed finish(virtio::Queue& queue) noexcept;
 
   // True once the backend answered that the guest's memory is not there.
   [[nodiscard]] bool memory_refused() const noexcept { return memory_refused_; }
-  // Touches what is left of the guest's memory, at most 1024 pages: a page that its front-end took away
-  // is found out by that (see base::Mapping).
+  // Touches what is left of the guest's memory, at most 1024 pages: a page that its front-end took
+  // away is found out by that (see base::Mapping).
   void touch_memory() const noexcept;
   [[nodiscard]] const virtio::GuestMemory* memory() const noexcept { return memory_; }
   [[nodiscard]] std::uint64_t taken_cycles() const noexcept { return taken_cycles_; }
@@ -55,7 +55,8 @@ class InFlight : public Io {
   virtio::Ticket ticket_;
   const virtio::GuestMemory* memory_ = nullptr;
   std::uint64_t taken_cycles_ = 0;
-  InFlight *older_ = nullptr, *newer_ = nullptr;  // in the order of taking; newer_ also links free ones
+  InFlight *older_ = nullptr,
+           *newer_ = nullptr;  // in the order of taking; newer_ also links free ones
 };
 
 class RequestPool {

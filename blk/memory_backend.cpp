@@ -98,8 +98,7 @@ class MemoryChannel final : public Channel {
 
 base::Result<void> check_size(std::uint64_t bytes) {
   if (bytes == 0 || bytes % 512 != 0 || bytes > (1ull << 60)) {
-    return base::fail("size " + std::to_string(bytes) +
-                      " is not a multiple of 512 bytes above 0");
+    return base::fail("size " + std::to_string(bytes) + " is not a multiple of 512 bytes above 0");
   }
   return {};
 }
@@ -119,20 +118,19 @@ base::Result<std::unique_ptr<Backend>> MemoryBackend::make_null(std::uint64_t by
   return std::unique_ptr<Backend>{std::move(made)};
 }
 
-base::Result<std::unique_ptr<Backend>> MemoryBackend::make_ram(std::uint64_t bytes,
-                                                               bool readonly) {
+base::Result<std::unique_ptr<Backend>> MemoryBackend::make_ram(std::uint64_t bytes, bool readonly) {
   auto made = make_null(bytes, readonly);
   if (!made) return made;
   auto& backend = static_cast<MemoryBackend&>(**made);
   // Address space for growth is reserved now: reactors hold the pointer.
   const std::uint64_t reserve = std::max(reserve_min, (4 * bytes + page - 1) & ~(page - 1));
-  void* const at = ::mmap(nullptr, reserve, PROT_NONE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* const at =
+      ::mmap(nullptr, reserve, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (at == MAP_FAILED || ::mprotect(at, bytes, PROT_READ | PROT_WRITE) != 0) {
     const int why = errno;
     if (at != MAP_FAILED) ::munmap(at, reserve);
-    return base::fail("cannot get " + std::to_string(bytes) + " bytes of memory: " +
-                      std::strerror(why));
+    return base::fail("cannot get " + std::to_string(bytes) +
+                      " bytes of memory: " + std::strerror(why));
   }
   backend.bytes_ = static_cast<std::byte*>(at);
   backend.reserved_ = reserve;
@@ -159,8 +157,7 @@ std::unique_ptr<Channel> MemoryBackend::make_channel(unsigned, QueueStatistics&)
 base::Result<std::uint64_t> MemoryBackend::resize(std::uint64_t bytes) {
   if (const auto ok = check_size(bytes); !ok) return base::Unexpected{ok.error()};
   if (bytes < geometry_.bytes) {
-    return base::fail("a disk cannot shrink: it has " + std::to_string(geometry_.bytes) +
-                      " bytes");
+    return base::fail("a disk cannot shrink: it has " + std::to_string(geometry_.bytes) + " bytes");
   }
   if (bytes_ != nullptr) {
     if (bytes > reserved_) {
@@ -168,8 +165,8 @@ base::Result<std::uint64_t> MemoryBackend::resize(std::uint64_t bytes) {
                         " bytes at most");
     }
     if (::mprotect(bytes_, bytes, PROT_READ | PROT_WRITE) != 0) {
-      return base::fail("cannot get " + std::to_string(bytes) + " bytes of memory: " +
-                        std::strerror(errno));
+      return base::fail("cannot get " + std::to_string(bytes) +
+                        " bytes of memory: " + std::strerror(errno));
     }
   }
   geometry_.bytes = bytes;

@@ -1,8 +1,9 @@
 // MemoryBackend: a disk in this process's memory ("ram"), or one without any ("null").
 //
 // ram: anonymous memory, given by the kernel when first written and given back by DISCARD and by
-// WRITE_ZEROES with unmap; gone when the daemon ends. null: writes vanish and reads give zeroes (a guest
-// must never see what its buffer held before). Both copy inside the visit, a bounded number of bytes.
+// WRITE_ZEROES with unmap; gone when the daemon ends. null: writes vanish and reads give zeroes (a
+// guest must never see what its buffer held before). Both copy inside the visit, a bounded number
+// of bytes.
 #pragma once
 
 #include <memory>

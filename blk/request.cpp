@@ -60,8 +60,8 @@ Parsed ranges_of(bool zeroes, const virtio::Chain& chain, const Rules& rules,
       count > ranges.size()) {
     return Reject{BlkStatus::unsupported, status, ticket};
   }
-  // All are checked before the first is carried out. Only WRITE_ZEROES may be told to unmap; a request
-  // frees space only where every range says so.
+  // All are checked before the first is carried out. Only WRITE_ZEROES may be told to unmap; a
+  // request frees space only where every range says so.
   bool unmap = zeroes && rules.may_unmap;
   for (std::size_t i = 0; i < count; ++i) {
     wire::BlkRange range;
@@ -72,8 +72,13 @@ Parsed ranges_of(bool zeroes, const virtio::Chain& chain, const Rules& rules,
     if (verdict != BlkStatus::ok) return Reject{verdict, status, ticket};
     unmap = unmap && (range.flags.host() & wire::blk_range_unmap) != 0;
   }
-  return Request{zeroes ? Operation::write_zeroes : Operation::discard, unmap, 0, 0,
-                 ranges.first(count), status, ticket};
+  return Request{zeroes ? Operation::write_zeroes : Operation::discard,
+                 unmap,
+                 0,
+                 0,
+                 ranges.first(count),
+                 status,
+                 ticket};
 }
 
 }  // namespace
@@ -122,8 +127,7 @@ Completed answer(const Reject& reject, virtio::Queue& queue) noexcept {
 }
 
 Completed answer(const Identify& identify, const virtio::Chain& chain,
-                 std::span<const std::byte, wire::blk_id_size> id,
-                 virtio::Queue& queue) noexcept {
+                 std::span<const std::byte, wire::blk_id_size> id, virtio::Queue& queue) noexcept {
   const auto room = static_cast<std::size_t>(
       std::min<std::uint64_t>(chain.writable_bytes() - 1, wire::blk_id_size));
   virtio::copy_to(chain.writable(), 0, id.first(room));

@@ -1,8 +1,8 @@
-// Request: a chain understood and checked (virtio 1.2 §5.2.6). The first of a request's three stages:
-// Request -> InFlight -> Completed.
+// Request: a chain understood and checked (virtio 1.2 §5.2.6). The first of a request's three
+// stages: Request -> InFlight -> Completed.
 //
-// The layout of the chain means nothing: the header is the first 16 readable bytes, the status is the
-// last writable byte, whatever descriptors they lie in. Thread: the queue's reactor.
+// The layout of the chain means nothing: the header is the first 16 readable bytes, the status is
+// the last writable byte, whatever descriptors they lie in. Thread: the queue's reactor.
 #pragma once
 
 #include <cstdint>
@@ -42,8 +42,8 @@ struct StatusByte {
 // The last stage: what Ring::give needs.
 struct Completed {
   virtio::Ticket ticket;
-  // Bytes written into the device-writable part, the status byte included. Of a failed read: the data
-  // that arrived and the status byte.
+  // Bytes written into the device-writable part, the status byte included. Of a failed read: the
+  // data that arrived and the status byte.
   std::uint32_t written = 0;
   virtio::wire::BlkStatus status = virtio::wire::BlkStatus::ok;
 };
@@ -75,8 +75,8 @@ struct Malformed {};
 
 using Parsed = std::variant<Request, Identify, Reject, Malformed>;
 
-// Reads each byte of the header and of the ranges once. `ranges` is room for the longer of the two range
-// limits; the request refers to it.
+// Reads each byte of the header and of the ranges once. `ranges` is room for the longer of the two
+// range limits; the request refers to it.
 [[nodiscard]] Parsed parse(const virtio::Chain& chain, const Rules& rules,
                            std::span<Range> ranges) noexcept;
 

@@ -32,8 +32,8 @@ class RequestTest : public ::testing::Test {
   RequestTest() : mapping_{*base::Mapping::anonymous(memory_bytes)} {
     memory_ = *virtio::GuestMemory::build({{0, memory_bytes, 0, mapping_}});
   }
-  // A chain of these readable and writable pieces, one behind the other from address 0 with a gap of one
-  // byte between them. `in` is put into the readable ones.
+  // A chain of these readable and writable pieces, one behind the other from address 0 with a gap
+  // of one byte between them. `in` is put into the readable ones.
   const virtio::Chain& chain(const std::vector<std::byte>& in,
                              const std::vector<std::uint32_t>& readable,
                              const std::vector<std::uint32_t>& writable) {
@@ -167,8 +167,8 @@ TEST_F(RequestTest, KeepsToTheBlockSize) {
 }
 
 TEST_F(RequestTest, UnknownTypesAreUnsupported) {
-  for (const std::uint32_t type : {2u, 3u, 5u, 9u, 10u, 12u, 14u, 16u, 0x80000000u, 0x80000001u,
-                                   0xffffffffu}) {
+  for (const std::uint32_t type :
+       {2u, 3u, 5u, 9u, 10u, 12u, 14u, 16u, 0x80000000u, 0x80000001u, 0xffffffffu}) {
     EXPECT_EQ(refused(rules(), chain(header(type, 0), {16}, {513})), BlkStatus::unsupported)
         << type;
   }
@@ -183,8 +183,8 @@ TEST_F(RequestTest, AReadonlyDiskTakesNoChange) {
     const auto bytes = with_ranges(type, {range(0, 1)});
     EXPECT_EQ(refused(readonly, chain(bytes, {32}, {1})), BlkStatus::io_error);
   }
-  EXPECT_TRUE(std::holds_alternative<Request>(
-      parse_it(readonly, chain(header(0, 0), {16}, {513}))));
+  EXPECT_TRUE(
+      std::holds_alternative<Request>(parse_it(readonly, chain(header(0, 0), {16}, {513}))));
   EXPECT_TRUE(std::holds_alternative<Request>(parse_it(readonly, chain(header(4, 0), {16}, {1}))));
 }
 
@@ -196,8 +196,7 @@ TEST_F(RequestTest, RefusesRangesAsTheSpecificationSays) {
     EXPECT_EQ(refused_ranges(type, {range(0, 1025)}), BlkStatus::io_error);
     EXPECT_EQ(refused_ranges(type, {range(disk_sectors, 1)}), BlkStatus::io_error);
     EXPECT_EQ(refused_ranges(type, {range(~0ull, 2)}), BlkStatus::io_error);
-    EXPECT_EQ(refused_ranges(type, {range(0, 1), range(disk_sectors - 1, 2)}),
-              BlkStatus::io_error);
+    EXPECT_EQ(refused_ranges(type, {range(0, 1), range(disk_sectors - 1, 2)}), BlkStatus::io_error);
     EXPECT_EQ(refused_ranges(type, {}), BlkStatus::io_error);
     EXPECT_EQ(refused_ranges(type, {range(0, 1)}, 1), BlkStatus::io_error);  // 17 bytes
     for (unsigned bit = 1; bit < 32; ++bit) {
@@ -256,9 +255,9 @@ TEST_F(RequestTest, PoolRefusesWhatIsTooScattered) {
   RequestPool pool{1, 4, 2};
   Request request;
   request.length = 5;
-  EXPECT_EQ(pool.begin(request, chain(header(0, 0), {16}, {1, 1, 1, 1, 1, 1}), *memory_, false,
-                       false, 1),
-            nullptr);
+  EXPECT_EQ(
+      pool.begin(request, chain(header(0, 0), {16}, {1, 1, 1, 1, 1, 1}), *memory_, false, false, 1),
+      nullptr);
   EXPECT_EQ(pool.in_flight(), 0u);
   EXPECT_FALSE(pool.exhausted());
 }

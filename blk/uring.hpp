@@ -56,9 +56,9 @@ class Uring final : public base::Poller {
   [[nodiscard]] UringFile add_file(int fd) noexcept;
   void remove_file(UringFile file) noexcept;
 
-  // Prepare one step of `io`, handed over in the next visit; the outcome is put in io.result (bytes or
-  // a negative errno) and `io` on *io.home. False: no room now. Two or more `vectors` must stay until
-  // then; of a single one only its memory.
+  // Prepare one step of `io`, handed over in the next visit; the outcome is put in io.result (bytes
+  // or a negative errno) and `io` on *io.home. False: no room now. Two or more `vectors` must stay
+  // until then; of a single one only its memory.
   [[nodiscard]] bool read(Io& io, UringFile file, std::span<const iovec> vectors) noexcept;
   [[nodiscard]] bool write(Io& io, UringFile file, std::span<const iovec> vectors) noexcept;
   [[nodiscard]] bool sync(Io& io, UringFile file) noexcept;

@@ -130,8 +130,8 @@ UringChannel::Start UringChannel::start_transfer(Io& io) noexcept {
 UringChannel::Start UringChannel::start_bounced(Io& io) noexcept {
   const int buffer = bounce_->take();
   if (buffer < 0) return Start::no_room;
-  const auto bytes = static_cast<std::uint32_t>(
-      std::min<std::uint64_t>(io.length, limits::bounce_bytes));
+  const auto bytes =
+      static_cast<std::uint32_t>(std::min<std::uint64_t>(io.length, limits::bounce_bytes));
   io.bounce = static_cast<std::int16_t>(buffer);
   const bool read = io.operation == Operation::read;
   if (!read) copy_bounced(io, false, bytes);
@@ -147,8 +147,8 @@ UringChannel::Start UringChannel::start_bounced(Io& io) noexcept {
 }
 
 UringChannel::Start UringChannel::start_zero_writes(Io& io) noexcept {
-  const std::uint64_t pieces = std::min<std::uint64_t>(io.length / zeroes.size(),
-                                                       zero_vectors.size());
+  const std::uint64_t pieces =
+      std::min<std::uint64_t>(io.length / zeroes.size(), zero_vectors.size());
   // Whole pieces in one write; what is left at the end is less than one.
   const iovec tail{const_cast<std::byte*>(zeroes.data()), static_cast<std::size_t>(io.length)};
   const std::span<const iovec> vectors =

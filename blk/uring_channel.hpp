@@ -1,9 +1,10 @@
 // UringChannel: one queue's way to a file or block device through its reactor's io_uring.
 //
 // An operation is done in steps; each is one entry of the ring. What a step left undone (a short
-// transfer, a bounce buffer smaller than the request) is the next step. A step takes the best way that
-// is correct for it: the direct descriptor where offset, length and memory are aligned; the direct
-// descriptor with a bounce buffer where only the memory is not; else the buffered descriptor.
+// transfer, a bounce buffer smaller than the request) is the next step. A step takes the best way
+// that is correct for it: the direct descriptor where offset, length and memory are aligned; the
+// direct descriptor with a bounce buffer where only the memory is not; else the buffered
+// descriptor.
 #pragma once
 
 #include <memory>
@@ -18,7 +19,7 @@ namespace millrace::blk {
 // Descriptors of one file, kept open by their backend.
 struct UringTarget {
   int buffered = -1;
-  int direct = -1;  // -1: no O_DIRECT
+  int direct = -1;                                               // -1: no O_DIRECT
   std::uint32_t memory_alignment = 512, offset_alignment = 512;  // of the direct descriptor
 };
 

@@ -1,5 +1,5 @@
-// UringPool: one io_uring for each reactor, made on first need, with the set-up flags this kernel has.
-// Thread: control.
+// UringPool: one io_uring for each reactor, made on first need, with the set-up flags this kernel
+// has. Thread: control.
 #pragma once
 
 #include <functional>

@@ -152,7 +152,8 @@ bool Uring::poll() noexcept {
   if (in_flight() == 0) return false;
   bool busy = reap();
   if (work_waits()) {
-    // A refusal (EAGAIN, EBUSY: short of memory) leaves the entries where they are, for the next visit.
+    // A refusal (EAGAIN, EBUSY: short of memory) leaves the entries where they are, for the next
+    // visit.
     busy |= io_uring_submit_and_get_events(&state_->ring) > 0;
     busy |= reap();
   }
@@ -200,14 +201,16 @@ void Uring::remove_file(UringFile file) noexcept {
   CHECK(slot.users > 0 && slot.fd == file.fd);
   if (--slot.users > 0) return;
   int none = -1;
-  static_cast<void>(io_uring_register_files_update(
-      &state_->ring, static_cast<unsigned>(file.slot), &none, 1));
+  static_cast<void>(
+      io_uring_register_files_update(&state_->ring, static_cast<unsigned>(file.slot), &none, 1));
   slot.fd = -1;
 }
 
 namespace {
 
-int target(UringFile file) { return file.slot >= 0 ? file.slot : file.fd; }
+int target(UringFile file) {
+  return file.slot >= 0 ? file.slot : file.fd;
+}
 
 void finish_entry(io_uring_sqe& sqe, UringFile file, Io& io) {
   if (file.slot >= 0) sqe.flags |= IOSQE_FIXED_FILE;

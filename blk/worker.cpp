@@ -102,8 +102,8 @@ bool Worker::accept(RingType& ring, IoList& burst, std::uint64_t now) noexcept {
     const bool write = request->operation == Operation::write;
     const bool zeroes = request->operation == Operation::write_zeroes;
     const bool flush_after = (zeroes && write_through_) || (write && flush_due_);
-    InFlight* const started = pool_.begin(*request, *chain_, queue().memory(), write_through_,
-                                          flush_after, now);
+    InFlight* const started =
+        pool_.begin(*request, *chain_, queue().memory(), write_through_, flush_after, now);
     if (started == nullptr) {
       const Reject scattered{BlkStatus::io_error, request->status, request->ticket};
       give(ring, answer(scattered, queue()), now, now);
@@ -142,6 +142,8 @@ bool Worker::finish() noexcept {
       if (request.memory_refused()) look_for_lost_memory(request);
       const Completed completed = request.finish(queue());
       count(request, completed.status);
+      // A flush that a write carried may be what failed: the next one carries it again.
+      if (write_through_ && completed.status != BlkStatus::ok) flush_due_ = true;
       give(ring, completed, request.taken_cycles(), now);
       pool_.end(request);
     }
@@ -173,8 +175,8 @@ void Worker::count(const InFlight& request, BlkStatus status) noexcept {
   }
 }
 
-// The kernel could not reach the guest's memory. Where its front-end took the pages away, a touch of
-// ours notes that in the mapping, and the end of the visit poisons the queue.
+// The kernel could not reach the guest's memory. Where its front-end took the pages away, a touch
+// of ours notes that in the mapping, and the end of the visit poisons the queue.
 void Worker::look_for_lost_memory(const InFlight& request) noexcept {
   if (!request.memory()->faulted()) request.touch_memory();
 }

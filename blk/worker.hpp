@@ -1,4 +1,5 @@
-// Worker: one started queue of a disk: takes chains, sends requests to the backend, gives them back.
+// Worker: one started queue of a disk: takes chains, sends requests to the backend, gives them
+// back.
 #pragma once
 
 #include <array>
@@ -24,7 +25,8 @@ struct DiskState {
 
 class Worker final : public virtio::QueueWorker {
  public:
-  // Control; all memory is taken here. `disk` and `statistics` outlive it. `segments`: as advertised.
+  // Control; all memory is taken here. `disk` and `statistics` outlive it. `segments`: as
+  // advertised.
   Worker(std::unique_ptr<virtio::Queue> queue, const DiskState& disk, unsigned segments,
          std::unique_ptr<Channel> channel, QueueStatistics& statistics);
 

@@ -42,12 +42,13 @@ struct Mark {
 
 // clang-format off
 template <class R>
-concept Ring = requires(R ring, Chain& chain, const Ticket& ticket, std::uint32_t bytes, Mark mark) {
+concept Ring = requires(R ring, Chain& chain, const Ticket& ticket, std::uint32_t bytes,
+                        Mark mark) {
   { ring.take(chain) } -> std::same_as<Take>;        // next buffer, resubmitted ones first
   { ring.mark() } -> std::same_as<Mark>;
   { ring.rewind(mark) };
   { ring.give(ticket, bytes) };                      // done with `bytes` written; not yet visible
-  { ring.publish() } -> std::same_as<bool>;          // makes all given visible; true: call the driver
+  { ring.publish() } -> std::same_as<bool>;          // makes all given visible; true: call driver
   { ring.arm() } -> std::same_as<bool>;              // kicks on; true: work is there already
   { ring.disarm() };                                 // kicks off
   { ring.position() } -> std::same_as<std::uint32_t>;  // for GET_VRING_BASE

@@ -1,5 +1,5 @@
-// Guest: a driver of one disk over real rings, real memory and real reactors, for tests. Host: what the
-// daemon has. Thread: the test's, which is the control thread.
+// Guest: a driver of one disk over real rings, real memory and real reactors, for tests. Host: what
+// the daemon has. Thread: the test's, which is the control thread.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -46,7 +46,7 @@ class Host {
   Host& operator=(const Host&) = delete;
 
   bool wait(const std::function<bool()>& until) {
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds{3};
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds{20};
     while (!until()) {
       if (std::chrono::steady_clock::now() > deadline) return false;
       loop.step(std::chrono::milliseconds{0});
@@ -144,9 +144,9 @@ class Guest {
     std::vector<virtio::testing::Buffer> out, in;
     cut(out, read_at, readable.size(), layout.readable);
     cut(in, pending.write_at, writable, layout.writable);
-    const auto id = mine.driver.add(out, in,
-                                    layout.indirect ? virtio::testing::Layout::indirect
-                                                    : virtio::testing::Layout::direct);
+    const auto id = mine.driver.add(
+        out, in,
+        layout.indirect ? virtio::testing::Layout::indirect : virtio::testing::Layout::direct);
     EXPECT_TRUE(id.has_value()) << "the queue is full";
     pending.queue = queue;
     mine.handles[id.value_or(0)] = next_handle_;

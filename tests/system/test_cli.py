@@ -49,7 +49,7 @@ class Options(SystemTest):
 
     def test_duplicate_name(self):
         self.refused('[[port]]\nname = "a"\nsocket = "/tmp/a.sock"\n'
-                     '[[port]]\nname = "a"\nsocket = "/tmp/b.sock"\n', '"a"')
+                     '[[port]]\nname = "a"\nsocket = "/tmp/b.sock"\n', "name a")
 
     def test_duplicate_socket(self):
         self.refused('[[port]]\nname = "a"\nsocket = "/tmp/a.sock"\n'
