@@ -9,8 +9,8 @@ namespace millrace::base {
 Unexpected<Error> fail_errno(std::string_view doing) {
   const int number = errno;
   std::string message{doing};
-  message += ": ";
-  message += strerrordesc_np(number) != nullptr ? strerrordesc_np(number) : "unknown error";
+  const char* text = strerrordesc_np(number);
+  message.append(": ").append(text != nullptr ? text : "unknown error");
   return fail(std::move(message));
 }
 

@@ -113,6 +113,12 @@ void SocketGuest::set_descriptor(unsigned ring, std::uint16_t index, std::uint64
       base::le16{static_cast<std::uint16_t>(index + 1)}};
 }
 
+std::uint64_t SocketGuest::descriptor_address(unsigned ring, std::uint32_t index) {
+  CHECK(index < rings_[ring].size);
+  const auto entry = rings_[ring].descriptors + index * sizeof(wire::Descriptor);
+  return word<wire::Descriptor>(at(entry)).address.host();
+}
+
 void SocketGuest::offer(unsigned ring, std::uint16_t head) {
   auto& mine = rings_[ring];
   const auto slot = mine.available_next % mine.size;

@@ -47,6 +47,7 @@ class SocketGuest {
   // Writes descriptor `index` and, with `next`, links it to index + 1.
   void set_descriptor(unsigned ring, std::uint16_t index, std::uint64_t address,
                       std::uint32_t length, bool writable, bool next);
+  [[nodiscard]] std::uint64_t descriptor_address(unsigned ring, std::uint32_t index);
   void offer(unsigned ring, std::uint16_t head);  // publishes one chain
   void kick(unsigned ring);
   std::optional<Completed> poll(unsigned ring);

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <utility>
 
+#include "base/clock.hpp"
 #include "base/log.hpp"
 #include "vhost/listener.hpp"
 #include "vhost/session.hpp"
@@ -20,6 +21,11 @@ namespace {
 
 using namespace std::chrono_literals;
 constexpr std::chrono::milliseconds retry_min = 100ms, retry_max = 2s;
+// A front-end that comes and goes in a loop costs log lines and time of the control thread: after
+// this many sessions shorter than brief_session in a row, the next one waits, ever longer up to
+// retry_max.
+constexpr unsigned brief_sessions_free = 5;
+constexpr std::chrono::milliseconds brief_session = 500ms;
 
 class SocketServer final : public Server {
  public:
@@ -55,6 +61,8 @@ class SocketServer final : public Server {
   base::EventLoop::Watch watch_;
   base::EventLoop::Timer retry_;
   std::chrono::milliseconds retry_delay_ = retry_min;
+  std::uint64_t began_ns_ = 0;   // when the session began
+  unsigned brief_sessions_ = 0;  // in a row
   std::unique_ptr<Session> session_;
   std::function<void(bool)> hook_;
   std::function<void()> closing_;
@@ -118,7 +126,8 @@ void SocketServer::retry(std::function<void()> what) {
 
 void SocketServer::begin(base::Fd socket) {
   watch_.reset();
-  retry_delay_ = retry_min;
+  if (brief_sessions_ <= brief_sessions_free) retry_delay_ = retry_min;
+  began_ns_ = base::monotonic_ns();
   auto peer = peer_of(socket);
   session_ = std::make_unique<Session>(loop_, device_, std::move(socket), std::move(peer), [this] {
     loop_.defer([this, alive = std::weak_ptr<bool>{alive_}] {
@@ -137,11 +146,12 @@ void SocketServer::session_ended() {
   spdlog::info("{}: front-end {} is gone", device_.name(), session_->peer());
   session_.reset();
   if (hook_) hook_(false);
-  if (is_closing_) {
-    closed();
-  } else {
-    wait_for_peer();
-  }
+  if (is_closing_) return closed();
+  const auto lasted = std::chrono::nanoseconds{base::monotonic_ns() - began_ns_};
+  brief_sessions_ = lasted < brief_session ? brief_sessions_ + 1 : 0;
+  if (brief_sessions_ <= brief_sessions_free) return wait_for_peer();
+  if (config_.mode == SocketMode::connect) return retry([this] { try_connect(); });
+  retry([this] { wait_for_peer(); });
 }
 
 SessionStatus SocketServer::status() const {

@@ -128,6 +128,19 @@ TEST_F(ServerTest, ABrokenSessionMakesPlaceForTheNext) {
   EXPECT_TRUE(good->get_features());
 }
 
+TEST_F(ServerTest, AFrontEndThatComesAndGoesInALoopIsMadeToWait) {
+  ASSERT_TRUE(make({.socket = path}).has_value());
+  for (int i = 0; i < 40; ++i) {
+    // Once it is made to wait it fills the backlog, and can no longer connect.
+    static_cast<void>(Frontend::connect(path, std::chrono::milliseconds{1}));
+    settle();
+  }
+  // Without the wait, each of the 40 would have had its session by now.
+  EXPECT_GE(server->status().sessions, 5u);
+  EXPECT_LT(server->status().sessions, 12u);
+  EXPECT_FALSE(server->status().connected);
+}
+
 TEST_F(ServerTest, ReplacesAStaleSocketAndNothingElse) {
   listen_here().reset();  // its file stays
   EXPECT_TRUE(make({.socket = path}));

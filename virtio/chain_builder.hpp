@@ -133,7 +133,7 @@ class ChainBuilder {
     const auto fetch = [&table](std::uint32_t index, wire::Descriptor& out) {
       return table.fetch(index, out);
     };
-    return walk_list(fetch, bytes / sizeof(wire::Descriptor), 0, true);
+    return walk_list(fetch, static_cast<std::uint32_t>(bytes / sizeof(wire::Descriptor)), 0, true);
   }
 
   // §2.8.7: all entries in order; of the flags only WRITE has a meaning.

@@ -22,7 +22,8 @@ class SystemTest(unittest.TestCase):
         return self.enterContext(thing)
 
     def _show_logs(self):
-        if not self._outcome.success:
+        result = self._outcome.result
+        if any(test is self for test, _ in result.errors + result.failures):
             for log in sorted(glob.glob(f"{self.work.path}/*.log")):
                 print(f"--- {os.path.basename(log)}\n{tail(log, 40)}", file=sys.stderr)
 

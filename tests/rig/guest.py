@@ -67,7 +67,8 @@ class Guest(Qemu):
             except TimeoutError:
                 continue
             if not data:
-                raise RigError(f"{self.name}: the agent's line was cut\n{self.log()}")
+                raise RigError(f"{self.name}: the agent's line was cut, status "
+                               f"{self.process.process.poll()}\n{self.log()}")
             self._buffer += data
         line, self._buffer = self._buffer.split(b"\n", 1)
         return line.decode(errors="replace").strip()

@@ -62,8 +62,9 @@ class Examples(SystemTest):
         self.assertGreaterEqual(len(found), 1, f"{path} carries no command line")
         for number, words in enumerate(found):
             self.use(Child(self.runnable(words), self.work / f"qemu{number}.log"))
-        units = daemon.ask("query-sessions")
-        self.assertEqual(len(units), len(config.get("port", [])) + len(config.get("disk", [])))
+        count = len(config.get("port", [])) + len(config.get("disk", []))
+        units = wait_for("all units to be started", lambda: len(
+            daemon.ask("query-sessions")) == count and daemon.ask("query-sessions"))
         wait_for("all devices to be connected", lambda: all(
             each["connected"] for each in daemon.ask("query-sessions")), 60)
         self.report(f"{os.path.basename(path)}: {len(units)} devices, {len(found)} QEMUs")
