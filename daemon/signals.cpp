@@ -16,6 +16,7 @@ base::Result<std::unique_ptr<Signals>> Signals::make(base::EventLoop& loop,
   for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, signal);
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // a write past RLIMIT_FSIZE is a guest's EFBIG, not our end
 
   std::unique_ptr<Signals> self{new Signals};
   self->fd_ = base::Fd{::signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC)};

@@ -35,12 +35,13 @@ need_package_lists() {
     apt_get update -q || fail "apt-get update"
 }
 
-# build_in FOLDER [meson options]: configures once, then builds.
+# build_in FOLDER [meson options]: configures once, then builds all, or what $build_targets names.
 build_in() {
   local folder=$1
   shift
   if [ ! -f "$folder/build.ninja" ]; then
     meson setup "$folder" "$@" </dev/null || fail "meson setup $folder (see above)"
   fi
-  ninja -C "$folder" </dev/null || fail "the build in $folder"
+  # shellcheck disable=SC2086
+  ninja -C "$folder" ${build_targets:-} </dev/null || fail "the build in $folder"
 }
