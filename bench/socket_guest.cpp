@@ -27,28 +27,26 @@ T& word(std::byte* at) {
 }  // namespace
 
 SocketGuest::~SocketGuest() {
-  if (memory_ != nullptr) ::munmap(memory_, memory_size);
+  if (memory_ != nullptr) ::munmap(memory_, config_.memory);
 }
 
 base::Result<std::unique_ptr<SocketGuest>> SocketGuest::connect(const std::string& socket,
-                                                                unsigned rings, std::uint16_t size,
-                                                                std::uint64_t features,
+                                                                const GuestConfig& config,
                                                                 std::chrono::milliseconds timeout) {
   auto frontend = vhost::Frontend::connect(socket, timeout);
   if (!frontend) return base::Unexpected{frontend.error()};
-  auto guest = std::unique_ptr<SocketGuest>(new SocketGuest);
+  auto guest = std::unique_ptr<SocketGuest>(new SocketGuest{config});
   guest->frontend_ = *std::move(frontend);
-  if (auto done = guest->set_up(rings, size, features); !done) {
-    return base::fail(socket + ": " + done.error().message);
-  }
+  if (auto done = guest->set_up(); !done) return base::fail(socket + ": " + done.error().message);
   return guest;
 }
 
-base::Result<void> SocketGuest::set_up(unsigned rings, std::uint16_t size, std::uint64_t features) {
+base::Result<void> SocketGuest::set_up() {
   file_ = base::Fd{::memfd_create("guest", MFD_CLOEXEC)};
-  if (!file_ || ::ftruncate(file_.get(), memory_size) != 0)
+  if (!file_ || ::ftruncate(file_.get(), static_cast<off_t>(config_.memory)) != 0)
     return base::fail("no memory for a guest");
-  void* mapped = ::mmap(nullptr, memory_size, PROT_READ | PROT_WRITE, MAP_SHARED, file_.get(), 0);
+  void* mapped =
+      ::mmap(nullptr, config_.memory, PROT_READ | PROT_WRITE, MAP_SHARED, file_.get(), 0);
   if (mapped == MAP_FAILED) return base::fail("cannot map a guest's memory");
   memory_ = static_cast<std::byte*>(mapped);
 
@@ -57,51 +55,66 @@ base::Result<void> SocketGuest::set_up(unsigned rings, std::uint16_t size, std::
   if (!offered) return base::Unexpected{offered.error()};
   auto protocol = frontend_->get_protocol_features();
   if (!protocol) return base::Unexpected{protocol.error()};
-  const auto wanted =
-      vhost::wire::protocol::mq | vhost::wire::protocol::reply_ack | vhost::wire::protocol::config;
-  if (auto done = frontend_->set_protocol_features(*protocol & wanted); !done) return done;
-  features_ =
-      *offered & (features | virtio::feature::version_1 | virtio::feature::protocol_features);
+  if (auto done = frontend_->set_protocol_features(*protocol & config_.protocol); !done)
+    return done;
+  features_ = *offered &
+              (config_.features | virtio::feature::version_1 | virtio::feature::protocol_features);
   if (auto done = frontend_->set_features(features_); !done) return done;
-  const vhost::Frontend::Region region{
-      .guest_address = 0, .size = memory_size, .user_address = user_base, .fd = file_.get()};
-  if (auto done = frontend_->set_mem_table({&region, 1}); !done) return done;
-  for (unsigned index = 0; index < rings; ++index) {
-    if (auto done = start_ring(index, size); !done) return done;
+  const auto all = region();
+  if (auto done = frontend_->set_mem_table({&all, 1}); !done) return done;
+  for (unsigned index = 0; index < config_.rings; ++index) {
+    if (auto done = start_ring(index); !done) return done;
   }
   return {};
 }
 
-base::Result<void> SocketGuest::start_ring(unsigned index, std::uint16_t size) {
-  GuestRing ring;
+std::uint64_t SocketGuest::user_address(std::uint64_t address) const {
+  return config_.same_addresses ? address : user_base + (address - config_.base);
+}
+
+vhost::Frontend::Region SocketGuest::region() const {
+  return {.guest_address = config_.base,
+          .size = config_.memory,
+          .user_address = user_address(config_.base),
+          .fd = file_.get()};
+}
+
+void SocketGuest::lay_out(GuestRing& ring) {
+  const std::uint16_t size = config_.size;
+  ring = GuestRing{};
   ring.size = size;
   ring.descriptors = allocate(size * sizeof(wire::Descriptor), 4096);
   ring.available = allocate(sizeof(wire::Available) + (size + 1u) * sizeof(base::le16), 4096);
   ring.used = allocate(sizeof(wire::Used) + size * sizeof(wire::UsedElement) + 2, 4096);
   ring.kick = base::Fd{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
   ring.call = base::Fd{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+}
+
+base::Result<void> SocketGuest::start_ring(unsigned index) {
+  auto& ring = rings_.at(index);
+  lay_out(ring);
   const vhost::wire::VringAddr address{.index = index,
                                        .flags = 0,
-                                       .descriptors = user_base + ring.descriptors,
-                                       .used = user_base + ring.used,
-                                       .available = user_base + ring.available,
+                                       .descriptors = user_address(ring.descriptors),
+                                       .used = user_address(ring.used),
+                                       .available = user_address(ring.available),
                                        .log = 0};
-  if (auto done = frontend_->set_vring_num(index, size); !done) return done;
+  if (auto done = frontend_->set_vring_num(index, ring.size); !done) return done;
   if (auto done = frontend_->set_vring_base(index, 0); !done) return done;
   if (auto done = frontend_->set_vring_addr(address); !done) return done;
   if (auto done = frontend_->set_vring_call(index, ring.call.get()); !done) return done;
-  if (auto done = frontend_->set_vring_kick(index, ring.kick.get()); !done) return done;
-  if (auto done = frontend_->set_vring_enable(index, true); !done) return done;
-  rings_.push_back(std::move(ring));
-  return {};
+  const int kick = config_.polled ? -1 : ring.kick.get();
+  if (auto done = frontend_->set_vring_kick(index, kick); !done) return done;
+  if (!config_.enable) return {};
+  return frontend_->set_vring_enable(index, true);
 }
 
 std::uint64_t SocketGuest::allocate(std::uint64_t size, std::uint64_t align) {
   next_ = (next_ + align - 1) / align * align;
-  CHECK(next_ + size <= memory_size);
+  CHECK(next_ + size <= config_.memory);
   const auto at = next_;
   next_ += size;
-  return at;
+  return config_.base + at;
 }
 
 void SocketGuest::set_descriptor(unsigned ring, std::uint16_t index, std::uint64_t address,

@@ -18,7 +18,7 @@
 
 namespace millrace::bench {
 
-// One split virtqueue inside the guest's memory. Descriptor chains have one or two descriptors.
+// One split virtqueue inside the guest's memory.
 struct GuestRing {
   std::uint64_t descriptors = 0, available = 0, used = 0;  // guest addresses
   std::uint16_t size = 0, available_next = 0, used_next = 0;
@@ -29,20 +29,45 @@ struct Completed {
   std::uint32_t id, length;
 };
 
+// What a guest is and does until connect() returns. The rest of the negotiation is fixed.
+struct GuestConfig {
+  unsigned rings = 1;      // queues 0 to rings - 1 are started
+  std::uint16_t size = 0;  // of each, a power of two
+  std::uint64_t features = 0;
+  std::uint64_t protocol =
+      vhost::wire::protocol::mq | vhost::wire::protocol::reply_ack | vhost::wire::protocol::config;
+  std::uint64_t memory = 1u << 20;  // bytes
+  std::uint64_t base = 0;           // guest address of the first byte
+  bool same_addresses = false;      // user addresses are guest addresses
+  bool polled = false;              // no kick descriptors: the device polls
+  bool enable = true;               // false: the rings start disabled
+};
+
 class SocketGuest {
  public:
-  static constexpr std::uint64_t memory_size = 1u << 20;
-
-  // Connects, negotiates what both have of `features`, shares memory, starts `rings` queues of
-  // `size`.
+  // Connects, negotiates what both have of `features`, shares memory, starts the queues.
+  static base::Result<std::unique_ptr<SocketGuest>> connect(const std::string& socket,
+                                                            const GuestConfig& config,
+                                                            std::chrono::milliseconds timeout);
   static base::Result<std::unique_ptr<SocketGuest>> connect(const std::string& socket,
                                                             unsigned rings, std::uint16_t size,
                                                             std::uint64_t features,
-                                                            std::chrono::milliseconds timeout);
+                                                            std::chrono::milliseconds timeout) {
+    return connect(socket, {.rings = rings, .size = size, .features = features}, timeout);
+  }
 
   // Room in guest memory; CHECKs that there is some.
   std::uint64_t allocate(std::uint64_t size, std::uint64_t align = 64);
-  [[nodiscard]] std::byte* at(std::uint64_t address) { return memory_ + address; }
+  [[nodiscard]] std::byte* at(std::uint64_t address) { return memory_ + (address - config_.base); }
+  // What SET_VRING_ADDR and the memory table call `address`.
+  [[nodiscard]] std::uint64_t user_address(std::uint64_t address) const;
+
+  // Lays queue `index` out anew, at its first position and with new descriptors, and sends all that
+  // starts it. It must be stopped: GET_VRING_BASE, a reset, or disabled.
+  base::Result<void> start_ring(unsigned index);
+  [[nodiscard]] GuestRing& ring(unsigned index) { return rings_.at(index); }
+  [[nodiscard]] int memory_fd() const { return file_.get(); }
+  [[nodiscard]] vhost::Frontend::Region region() const;  // all of the memory
 
   // Writes descriptor `index` and, with `next`, links it to index + 1.
   void set_descriptor(unsigned ring, std::uint16_t index, std::uint64_t address,
@@ -57,14 +82,15 @@ class SocketGuest {
   [[nodiscard]] std::uint64_t features() const { return features_; }
 
  private:
-  SocketGuest() = default;
-  base::Result<void> set_up(unsigned rings, std::uint16_t size, std::uint64_t features);
-  base::Result<void> start_ring(unsigned index, std::uint16_t size);
+  explicit SocketGuest(const GuestConfig& config) : config_{config}, rings_(config.rings) {}
+  base::Result<void> set_up();
+  void lay_out(GuestRing& ring);
 
+  const GuestConfig config_;
   std::unique_ptr<vhost::Frontend> frontend_;
   base::Fd file_;
   std::byte* memory_ = nullptr;
-  std::uint64_t next_ = 0, features_ = 0;
+  std::uint64_t next_ = 0, features_ = 0;  // next_: bytes taken
   std::vector<GuestRing> rings_;
 
  public:

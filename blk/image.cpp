@@ -22,15 +22,25 @@ base::Unexpected<base::Error> cannot(const std::string& what, const std::string&
   return base::fail("cannot " + what + " " + path + ": " + std::strerror(why));
 }
 
+struct flock lock_for(const Config& config) {
+  struct flock out {};
+  out.l_type = config.readonly ? F_RDLCK : F_WRLCK;
+  out.l_whence = SEEK_SET;
+  return out;
+}
+
+// O_NONBLOCK: a pipe must not hold the daemon up.
+base::Fd open_buffered(const Config& config) {
+  const int access = config.readonly ? O_RDONLY : O_RDWR;
+  return base::Fd{::open(config.path.c_str(), access | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)};
+}
+
 base::Result<void> lock(const base::Fd& fd, const Config& config) {
-  struct flock wanted {};
-  wanted.l_type = config.readonly ? F_RDLCK : F_WRLCK;
-  wanted.l_whence = SEEK_SET;
+  const struct flock wanted = lock_for(config);
   if (::fcntl(fd.get(), F_OFD_SETLK, &wanted) == 0) return {};
   const int why = errno;
   if (why != EAGAIN && why != EACCES) return cannot("lock", config.path, why);
   struct flock holder = wanted;
-  holder.l_pid = 0;
   std::string who = "another process or disk";
   if (::fcntl(fd.get(), F_OFD_GETLK, &holder) == 0 && holder.l_type != F_UNLCK &&
       holder.l_pid > 0) {
@@ -153,12 +163,18 @@ base::Result<std::uint64_t> size_of(const base::Fd& fd, bool block_device,
   return bytes;
 }
 
+bool image_held(const Config& config) {
+  if (config.backend != BackendKind::file) return false;
+  const base::Fd fd = open_buffered(config);
+  struct flock holder = lock_for(config);
+  return fd.valid() && ::fcntl(fd.get(), F_OFD_GETLK, &holder) == 0 && holder.l_type != F_UNLCK &&
+         holder.l_pid <= 0;
+}
+
 base::Result<Image> open_image(const Config& config, bool refuse_direct) {
   Image image;
   const int access = config.readonly ? O_RDONLY : O_RDWR;
-  // O_NONBLOCK: a pipe must not hold the daemon up.
-  image.buffered =
-      base::Fd{::open(config.path.c_str(), access | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)};
+  image.buffered = open_buffered(config);
   if (!image.buffered.valid()) return cannot("open disk image", config.path, errno);
   struct stat stat {};
   if (::fstat(image.buffered.get(), &stat) != 0) return cannot("measure", config.path, errno);

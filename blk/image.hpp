@@ -24,6 +24,11 @@ struct Image {
 // QEMU. refuse_direct: as a file system without O_DIRECT does it. For tests.
 base::Result<Image> open_image(const Config& config, bool refuse_direct = false);
 
+// Whether an open file (not a process) holds a lock that keeps config.path from being opened. The
+// lock of a daemon that was killed is one: it stays until the kernel has ended the transfers that
+// were in flight, which must not overtake those of a successor. Never true for other backends.
+[[nodiscard]] bool image_held(const Config& config);
+
 // The size of the file or device now; a multiple of 512, above 0.
 base::Result<std::uint64_t> size_of(const base::Fd& fd, bool block_device, const std::string& path);
 

@@ -62,6 +62,28 @@ TEST(Image, ReadersShare) {
   EXPECT_THAT(open_image(config_for(file)).error().message, HasSubstr("in use"));
 }
 
+TEST(Image, IsHeldWhileAnOpenFileLocksIt) {
+  const ScratchFile file{65536};
+  EXPECT_FALSE(image_held(config_for(file)));
+  auto first = open_image(config_for(file));
+  ASSERT_TRUE(first);
+  EXPECT_TRUE(image_held(config_for(file)));
+  EXPECT_TRUE(image_held(config_for(file, true)));
+  first->buffered.reset();
+  EXPECT_FALSE(image_held(config_for(file)));
+  auto reader = open_image(config_for(file, true));
+  ASSERT_TRUE(reader);
+  EXPECT_FALSE(image_held(config_for(file, true)));
+  EXPECT_TRUE(image_held(config_for(file)));
+
+  Config other = config_for(file);
+  other.backend = BackendKind::null;
+  EXPECT_FALSE(image_held(other));
+  other = config_for(file);
+  other.path = "/nonexistent/disk.img";
+  EXPECT_FALSE(image_held(other));
+}
+
 TEST(Image, NamesTheProcessThatHoldsIt) {
   const ScratchFile file{65536};
   int ready[2];
@@ -81,6 +103,7 @@ TEST(Image, NamesTheProcessThatHoldsIt) {
   EXPECT_EQ(answer, 'y');
   EXPECT_THAT(open_image(config_for(file)).error().message,
               HasSubstr("process " + std::to_string(child)));
+  EXPECT_FALSE(image_held(config_for(file)));  // nobody waits for that one
   ::kill(child, SIGKILL);
   ::waitpid(child, nullptr, 0);
   ::close(ready[0]);

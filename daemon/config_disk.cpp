@@ -56,7 +56,7 @@ void read_limits(Section& section, blk::Config& device) {
   }
   device.block_size = static_cast<std::uint32_t>(block);
   // A request is a header, its segments and a status byte: within one chain of 1024.
-  section.number("segments_max", device.segments_max, 1, 1022);
+  section.number("segments_max", device.segments_max, 1, 1008);
   section.size("size_max", segment, 4096, most);
   device.size_max = static_cast<std::uint32_t>(segment);
   section.number("discard_segments_max", device.discard_segments_max, 1, 256);

@@ -323,7 +323,7 @@ INSTANTIATE_TEST_SUITE_P(
                 "m.toml:6:14: [[disk]] d: block_size is not a power of two; give 512, 1024, 2048 "
                 "or 4096"},
         Refusal{"segments", ram_with("segments_max = 1023"),
-                "m.toml:6:16: [[disk]] d: segments_max is 1023; give 1 to 1022"},
+                "m.toml:6:16: [[disk]] d: segments_max is 1023; give 1 to 1008"},
         Refusal{"discard", ram_with("discard_max = \"1000\""),
                 "m.toml:6:15: [[disk]] d: discard_max is not a multiple of 512 bytes; give whole "
                 "sectors"}),

@@ -70,7 +70,8 @@ Control::Control(base::EventLoop& loop, std::string socket, base::Fd listener, C
       socket_{std::move(socket)},
       listener_{std::move(listener)},
       table_{std::move(table)} {
-  table_.add("query-commands", [this](const nlohmann::json&, const Reply& reply) {
+  table_.add("query-commands", [this](const nlohmann::json& arguments, const Reply& reply) {
+    if (!arguments.empty()) return reply(refuse("query-commands takes no arguments"));
     auto names = nlohmann::json::array();
     for (const auto& [name, handler] : table_.all()) names.push_back({{"name", name}});
     reply(names);

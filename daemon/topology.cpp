@@ -5,6 +5,7 @@
 #include "base/clock.hpp"
 #include "base/log.hpp"
 #include "base/mapping.hpp"
+#include "blk/image.hpp"
 #include "daemon/eal.hpp"
 #include "daemon/system_check.hpp"
 #include "virtio/fault.hpp"
@@ -12,6 +13,10 @@
 namespace millrace::daemon {
 
 namespace {
+
+// How long a start waits for images that a killed predecessor still holds.
+constexpr std::chrono::milliseconds image_look_every{20};
+constexpr unsigned image_looks = 250;
 
 std::vector<base::ReactorConfig> reactor_configs(const Config& config) {
   std::vector<base::ReactorConfig> reactors;
@@ -73,9 +78,16 @@ void Topology::add_next(std::shared_ptr<const Config> config, std::size_t index,
   if (index < uplinks) return add(config->uplinks[index], next);
   if (index < uplinks + ports) return add(config->ports[index - uplinks], next);
   if (index < uplinks + ports + config->disks.size()) {
-    return add(config->disks[index - uplinks - ports], next);
+    return add_when_free(config->disks[index - uplinks - ports], image_looks, next);
   }
   done({});
+}
+
+void Topology::add_when_free(const GuestDisk& disk, unsigned looks, Done done) {
+  if (looks == 0 || closing_ || !blk::image_held(disk.device)) return add(disk, std::move(done));
+  image_wait_ = loop_.after(image_look_every, [this, disk, looks, done = std::move(done)] {
+    add_when_free(disk, looks - 1, done);
+  });
 }
 
 std::string Topology::conflict(const std::string& name, const std::string& socket) const {
@@ -125,7 +137,7 @@ void Topology::serve(PortUnit& unit, Done done) {
   }
   unit.server = *std::move(server);
   unit.state = UnitState::running;
-  watch_sessions(*unit.device, *unit.server, "port");
+  watch_sessions(unit.config.device.name, *unit.server, "port");
   emit("PORT_ADDED", {{"name", unit.config.device.name}});
   done({});
 }
@@ -145,7 +157,7 @@ void Topology::add(GuestDisk disk, Done done) {
   if (!server) return done(base::Unexpected{server.error()});
   unit->server = *std::move(server);
   unit->state = UnitState::running;
-  watch_sessions(*unit->device, *unit->server, "disk");
+  watch_sessions(name, *unit->server, "disk");
   disks_.emplace(name, std::move(unit));
   emit("DISK_ADDED", {{"name", name}});
   done({});
@@ -186,8 +198,8 @@ base::Result<void> Topology::ensure_eal() {
   return *eal_;
 }
 
-void Topology::watch_sessions(virtio::DeviceBase& device, vhost::Server& server, const char* kind) {
-  const nlohmann::json unit{{"kind", kind}, {"name", device.name()}};
+void Topology::watch_sessions(const std::string& name, vhost::Server& server, const char* kind) {
+  const nlohmann::json unit{{"kind", kind}, {"name", name}};
   server.on_change([this, unit, &server](bool connected) {
     auto data = unit;
     const auto status = server.status();
@@ -196,17 +208,12 @@ void Topology::watch_sessions(virtio::DeviceBase& device, vhost::Server& server,
     } else {
       data["reason"] = status.last_error;
     }
-    spdlog::info("{} {}: {}{}", std::string{unit["kind"]}, std::string{unit["name"]},
-                 connected ? "connected: " + status.peer : std::string{"disconnected"},
-                 connected || status.last_error.empty() ? "" : ": " + status.last_error);
     emit(connected ? "SESSION_CONNECTED" : "SESSION_DISCONNECTED", data);
   });
-  device.on_fault([this, unit](unsigned queue, virtio::Fault fault) {
+  server.on_fault([this, unit](unsigned queue, virtio::Fault fault) {
     auto data = unit;
     data["queue"] = queue;
     data["fault"] = virtio::name_of(fault);
-    spdlog::warn("{} {}: queue {} is out of service: {}", std::string{unit["kind"]},
-                 std::string{unit["name"]}, queue, virtio::name_of(fault));
     emit("QUEUE_FAULT", data);
   });
 }

@@ -64,7 +64,8 @@ class Topology {
 
   void on_event(Events events) { events_ = std::move(events); }
   // Adds all uplinks, ports and disks of `config`, one after the other; stops at the first failure
-  // (close() then takes back what was added).
+  // (close() then takes back what was added). Waits a few seconds for an image that is locked: a
+  // predecessor that was killed holds it until its last transfer has ended.
   void add_all(const Config& config, Done done);
 
   void add(GuestPort port, Done done);
@@ -97,12 +98,13 @@ class Topology {
   // The reason why a unit of this name and socket cannot be added; empty: it can.
   [[nodiscard]] std::string conflict(const std::string& name, const std::string& socket) const;
   void serve(PortUnit& unit, Done done);
-  void watch_sessions(virtio::DeviceBase& device, vhost::Server& server, const char* kind);
+  void watch_sessions(const std::string& name, vhost::Server& server, const char* kind);
   void finish(PortUnit& unit, std::function<void()> done);
   void finish(DiskUnit& unit, std::function<void()> done);
   void finish(UplinkUnit& unit, std::function<void()> done);
   base::Result<void> ensure_eal();
   void add_next(std::shared_ptr<const Config> config, std::size_t index, Done done);
+  void add_when_free(const GuestDisk& disk, unsigned looks, Done done);
   template <class Unit>
   void remove(Units<Unit>& units, const std::string& name, const char* kind, Done done);
   template <class Unit>
@@ -117,6 +119,7 @@ class Topology {
   std::uint64_t started_ns_;
   unsigned dpdk_mb_;
   bool closing_ = false;
+  base::EventLoop::Timer image_wait_;
   std::unique_ptr<base::Result<void>> eal_;  // null: not started yet; it cannot be tried twice
 
   // The order is the order of need: what is destroyed last is needed by all.

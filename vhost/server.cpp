@@ -40,6 +40,9 @@ class SocketServer final : public Server {
   [[nodiscard]] SessionStatus status() const override;
   void close(std::function<void()> done) override;
   void on_change(std::function<void(bool)> hook) override { hook_ = std::move(hook); }
+  void on_fault(std::function<void(unsigned, virtio::Fault)> hook) override {
+    fault_hook_ = std::move(hook);
+  }
 
  private:
   void wait_for_peer();
@@ -65,6 +68,7 @@ class SocketServer final : public Server {
   unsigned brief_sessions_ = 0;  // in a row
   std::unique_ptr<Session> session_;
   std::function<void(bool)> hook_;
+  std::function<void(unsigned, virtio::Fault)> fault_hook_;
   std::function<void()> closing_;
   bool is_closing_ = false;
   std::uint64_t sessions_ = 0, refused_before_ = 0;
@@ -133,6 +137,9 @@ void SocketServer::begin(base::Fd socket) {
     loop_.defer([this, alive = std::weak_ptr<bool>{alive_}] {
       if (!alive.expired()) session_ended();
     });
+  });
+  session_->on_fault([this](unsigned index, virtio::Fault fault) {
+    if (fault_hook_) fault_hook_(index, fault);
   });
   ++sessions_;
   if (const auto ok = session_->start(); !ok) return session_->end(ok.error().message);

@@ -47,6 +47,8 @@ class Server {
   virtual void close(std::function<void()> done) = 0;
   // Runs on control whenever a session begins or ends.
   virtual void on_change(std::function<void(bool connected)> hook) = 0;
+  // Runs on control whenever a queue was poisoned by the front-end's guest.
+  virtual void on_fault(std::function<void(unsigned index, virtio::Fault fault)> hook) = 0;
 };
 
 }  // namespace millrace::vhost

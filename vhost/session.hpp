@@ -51,6 +51,10 @@ class Session final : private Channel::Owner {
 
   // Starts to listen to the front-end.
   base::Result<void> start();
+  // Runs on control when a queue was poisoned, after it was logged.
+  void on_fault(std::function<void(unsigned index, virtio::Fault fault)> hook) {
+    fault_hook_ = std::move(hook);
+  }
   // Ends the session; `why` is empty for a clean end. The rings are stopped and drained first.
   void end(const std::string& why);
 
@@ -200,6 +204,7 @@ class Session final : private Channel::Owner {
   virtio::Device& device_;
   const std::string peer_;
   std::function<void()> ended_;
+  std::function<void(unsigned, virtio::Fault)> fault_hook_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
   Channel channel_;
   std::unique_ptr<BackendChannel> backend_;

@@ -155,13 +155,48 @@ TEST(SessionInflight, TheRegionIsMadeSealedAndTakenBack) {
     EXPECT_EQ(region->shape.queues, 4);
     EXPECT_EQ(region->shape.queue_size, 256);
     EXPECT_EQ(region->shape.offset, 0u);
-    EXPECT_EQ(region->shape.size, virtio::InflightRegion::size_for(4, 256, packed));
+    EXPECT_GE(region->shape.size, virtio::InflightRegion::size_for(4, 256, packed));
     EXPECT_NE(::fcntl(region->fd.get(), F_GET_SEALS) & F_SEAL_SHRINK, 0);
     ASSERT_TRUE(h.frontend.set_inflight_fd(region->shape, region->fd.get()));
     h.give_memory();
     h.start_ring(0);
     EXPECT_NE(h.device.started[0].start.inflight, nullptr);
   }
+}
+
+// QEMU asks for its device's queue-size and tells the guest a larger one.
+TEST(SessionInflight, HasRoomForALargerRingThanAskedFor) {
+  for (const bool packed : {false, true}) {
+    Harness h;
+    h.negotiate();
+    if (packed) {
+      ASSERT_TRUE(h.frontend.set_features(h.features | f::ring_packed));
+    }
+    auto shape = h.frontend.get_inflight_fd(4, 128);
+    ASSERT_TRUE(shape);
+    EXPECT_EQ(shape->shape.queue_size, 128);
+    ASSERT_TRUE(h.frontend.set_inflight_fd(shape->shape, shape->fd.get()));
+    h.give_memory();
+    h.start_ring(0);
+    const auto& region = *h.device.started[0].start.inflight;
+    EXPECT_TRUE(packed ? region.packed(3, 1024) != nullptr : region.split(3, 1024) != nullptr);
+  }
+}
+
+// Made by another backend, or described by a front-end with a size of its own.
+TEST(SessionInflight, IsLaidOutAsAskedWhereItIsNotOurs) {
+  Harness h;
+  h.negotiate();
+  auto made = h.frontend.get_inflight_fd(4, 128);
+  ASSERT_TRUE(made);
+  auto shape = made->shape;
+  shape.size = virtio::InflightRegion::size_for(4, 128, false);
+  ASSERT_TRUE(h.frontend.set_inflight_fd(shape, made->fd.get()));
+  h.give_memory();
+  h.start_ring(0);
+  const auto& region = *h.device.started[0].start.inflight;
+  EXPECT_EQ(region.queue_size(), 128u);
+  EXPECT_EQ(region.split(0, 1024), nullptr);
 }
 
 TEST(SessionInflight, IsNotThereUntilItWasSet) {
@@ -190,7 +225,7 @@ TEST(SessionInflight, TheDescriptionMayComeWithoutItsPadding) {
 TEST(SessionInflight, RefusesWrongShapes) {
   Harness h;
   h.negotiate();
-  auto region = h.frontend.get_inflight_fd(2, 64);
+  auto region = h.frontend.get_inflight_fd(2, 1024);
   ASSERT_TRUE(region);
   const auto change = [&](auto edit) {
     auto shape = region->shape;

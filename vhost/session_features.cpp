@@ -114,11 +114,12 @@ Session::Handled Session::reset(Message&) {
   return Progress::pending;
 }
 
-// The queue is poisoned already; here it is only said.
+// The queue is poisoned already; here it is only told.
 void Session::note_fault(unsigned index, virtio::Fault fault) {
   if (status_ != 0) status_ |= status_needs_reset;
   spdlog::warn("{}: front-end {}: queue {} is stopped: {}", device_.name(), peer_, index,
                virtio::name_of(fault));
+  if (fault_hook_) fault_hook_(index, fault);
 }
 
 }  // namespace millrace::vhost

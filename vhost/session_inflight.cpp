@@ -3,6 +3,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "base/error.hpp"
 #include "vhost/session.hpp"
 #include "virtio/features.hpp"
@@ -37,6 +39,13 @@ base::Result<base::Fd> make_memory(std::uint64_t size) {
   return fd;
 }
 
+// A guest may choose a larger ring than its front-end asks room for: QEMU asks for its device's
+// queue-size and lets the guest have up to this many entries.
+std::uint32_t room_for(const wire::Inflight& asked) {
+  constexpr std::uint32_t ring_of_qemu = 1024;
+  return std::max<std::uint32_t>(asked.queue_size, ring_of_qemu);
+}
+
 // With the tail padding of the C structure or without.
 wire::Inflight inflight_of(const Message& message) {
   wire::Inflight asked{};
@@ -50,7 +59,7 @@ Session::Handled Session::get_inflight_fd(Message& message) {
   auto asked = inflight_of(message);
   if (const auto ok = check_shape(asked, rings_.size()); !ok) return base::Unexpected{ok.error()};
   const bool packed = (features_ & virtio::feature::ring_packed) != 0;
-  asked.size = virtio::InflightRegion::size_for(asked.queues, asked.queue_size, packed);
+  asked.size = virtio::InflightRegion::size_for(asked.queues, room_for(asked), packed);
   if (asked.size == 0) return base::fail("no region has that shape");
   asked.offset = 0;
   const auto made = make_memory(asked.size);
@@ -69,10 +78,13 @@ Session::Handled Session::set_inflight_fd(Message& message) {
     return base::fail("a region of " + std::to_string(asked.size) + " bytes where " +
                       std::to_string(needed) + " are needed");
   }
+  // One that we made has the room; another's is laid out for what was asked.
+  const auto room = room_for(asked);
+  const bool ours = asked.size == virtio::InflightRegion::size_for(asked.queues, room, packed);
   auto mapping = base::Mapping::map(message.fds[0], asked.offset, asked.size);
   if (!mapping) return base::Unexpected{mapping.error()};
   auto region = virtio::InflightRegion::attach(std::move(mapping).value(), 0, asked.queues,
-                                               asked.queue_size, packed);
+                                               ours ? room : asked.queue_size, packed);
   if (!region) return base::Unexpected{region.error()};
   inflight_ = std::move(region).value();
   return Progress::done;

@@ -61,7 +61,9 @@ Session::Handled Session::memory_changed(MemoryTable before) {
     return Progress::pending;
   }
   waiting_ = true;
-  device_.set_memory(memory_.snapshot(), guarded([this, before](base::Result<void> result) {
+  const auto old = std::make_shared<MemoryTable>(std::move(before));
+  device_.set_memory(memory_.snapshot(), guarded([this, old](base::Result<void> result) {
+                       old->clear();  // before the acknowledgement leaves
                        proceed([&] {
                          if (!result) return finish(result);
                          start_ready_rings();

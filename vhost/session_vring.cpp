@@ -266,12 +266,13 @@ void Session::stop_all(Then then) {
 }
 
 // Back to how rings were at the start of the session, but for the call and error descriptors, which
-// front-ends set once and do not always send again.
+// front-ends set once and do not always send again, and the base: QEMU 7.2 sets the status to 0
+// before it asks where the rings stopped, and a migration goes on from there.
 void Session::reset_rings(Then then) {
   stop_all([this, then = std::move(then)] {
     for (auto& ring : rings_) {
       ring = Ring{.size = 0,
-                  .base = 0,
+                  .base = ring.base,
                   .address = {},
                   .has_kick = false,
                   .kick = base::Fd{},

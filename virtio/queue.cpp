@@ -23,6 +23,9 @@ base::Result<std::unique_ptr<Queue>> Queue::open(QueueStart start) {
   queue->error_ = std::move(start.error);
   const auto name = "queue " + std::to_string(start.index);
   if (queue->memory_ == nullptr) return base::fail(name + " has no memory");
+  if (queue->lost_memory()) {
+    return base::fail(name + " cannot start: " + name_of(Fault::memory_lost));
+  }
   if (const auto opened = queue->open_ring(start.ring); !opened) {
     return base::fail(name + " cannot start: " + name_of(opened.error()));
   }
@@ -81,6 +84,8 @@ std::uint32_t Queue::position() const noexcept {
 void Queue::poison(Fault fault, base::CallSignal& calls) noexcept {
   if (poison_ != Fault::none) return;
   CHECK(fault != Fault::none);
+  // What stands in for lost memory reads as nonsense; the loss is what happened.
+  if (lost_memory()) fault = Fault::memory_lost;
   poison_ = fault;
   with_ring([fault](auto& ring) { ring.poison(fault); });
   counters.faults.set(1);
@@ -91,9 +96,13 @@ void Queue::poison(Fault fault, base::CallSignal& calls) noexcept {
   }
 }
 
+bool Queue::lost_memory() const noexcept {
+  return memory_->faulted() || (ring_memory_ != nullptr && ring_memory_->faulted()) ||
+         (inflight_ != nullptr && inflight_->faulted());
+}
+
 bool Queue::find_lost_memory(base::CallSignal& calls) noexcept {
-  const bool lost = memory_->faulted() || (ring_memory_ != nullptr && ring_memory_->faulted()) ||
-                    (inflight_ != nullptr && inflight_->faulted());
+  const bool lost = lost_memory();
   if (lost) poison(Fault::memory_lost, calls);
   return lost;
 }

@@ -79,6 +79,7 @@ class Queue {
   friend class DeviceBase;
   Queue() = default;
   [[nodiscard]] base::Result<void, Fault> open_ring(const RingSetup& setup);
+  [[nodiscard]] bool lost_memory() const noexcept;
   bool find_lost_memory(base::CallSignal& calls) noexcept;
   unsigned index_ = 0;
   std::uint32_t size_ = 0;

@@ -44,7 +44,10 @@ int ask(const Settings& settings, const std::string& command, const json& argume
   return exit_ok;
 }
 
-int watch(Client& client, json before, const StatusOptions& options, int interval_ms) {
+// Redraws until q or a signal, or until the daemon is gone: that is for the caller to tell, once
+// the terminal is given back.
+std::optional<Failure> watch(Client& client, json before, const StatusOptions& options,
+                             int interval_ms) {
   Terminal terminal;
   auto screen = screen_options();
   screen.sort = options.sort;
@@ -52,15 +55,16 @@ int watch(Client& client, json before, const StatusOptions& options, int interva
   int wait_ms = std::min(interval_ms, 500);
   for (;;) {
     const auto size = terminal_size(STDOUT_FILENO);
-    screen.width = size.width;
+    // A full line would leave the cursor on its last character, and erase it.
+    screen.width = std::max<std::size_t>(size.width, 2) - 1;
     screen.height = size.height;
     terminal.draw(render_status(before, after, screen));
     const char key = terminal.wait_key(wait_ms);
-    if (key == 'q') return exit_ok;
+    if (key == 'q') return std::nullopt;
     if (key == 's') screen.sort = static_cast<SortKey>((static_cast<int>(screen.sort) + 1) % 4);
     if (key != 0) continue;  // drawn anew at once; the next sample comes in its time
     auto sample = client.execute("query-all");
-    if (!sample) return report(sample.error());
+    if (!sample) return sample.error();
     before = std::move(after);
     after = *std::move(sample);
     wait_ms = interval_ms;
@@ -81,7 +85,8 @@ int show_status(const Settings& settings, const StatusOptions& options) {
   if (!before) return report(before.error());
   const double interval_s = options.interval_s > 0 ? options.interval_s : options.watch ? 1 : 0.5;
   if (options.watch && !settings.json) {
-    return watch(*client, *before, options, static_cast<int>(interval_s * 1000));
+    const auto gone = watch(*client, *before, options, static_cast<int>(interval_s * 1000));
+    return gone ? report(*gone) : exit_ok;
   }
   do {
     ::usleep(static_cast<useconds_t>(interval_s * 1e6));

@@ -51,7 +51,7 @@ struct Block {
   std::vector<Row> rows;
 };
 
-// "pid 1234 (qemu-system-x86)" -> "qemu-system-x86:1234"
+// "pid 1234 (qemu-system-x86)" -> "1234 qemu-system-x86": what a cut leaves tells two apart
 std::string who(const json& unit) {
   const auto peer = unit.find("peer");
   if (peer == unit.end() || !peer->is_string()) return "-";
@@ -60,7 +60,7 @@ std::string who(const json& unit) {
   if (!text.starts_with("pid ") || open == std::string::npos || close == std::string::npos) {
     return text;
   }
-  return text.substr(open + 2, close - open - 2) + ":" + text.substr(4, open - 4);
+  return text.substr(4, open - 4) + " " + text.substr(open + 2, close - open - 2);
 }
 
 std::string style_of(const json& unit, bool trouble) {
@@ -100,7 +100,7 @@ Row packet_row(const json& before, const json& unit, double seconds, std::string
 }
 
 std::vector<Table::Column> packet_columns(const char* kind, const char* second, const char* third) {
-  return {{kind, Align::left, 14}, {second, Align::left, 9},     {third, Align::left, 16},
+  return {{kind, Align::left, 14}, {second, Align::left, 9},     {third, Align::left, 12},
           {"TXpps", Align::right}, {"TXbps", Align::right},      {"RXpps", Align::right},
           {"RXbps", Align::right}, {"DROPS/s", Align::left, 200}};
 }
@@ -127,7 +127,7 @@ Block uplink_block(const json& before, const json& after, double seconds) {
 Block disk_block(const json& before, const json& after, double seconds) {
   Block block{{{"DISK", Align::left, 14},
                {"STATE", Align::left, 9},
-               {"CONNECTED", Align::left, 16},
+               {"CONNECTED", Align::left, 12},
                {"IOPS", Align::right},
                {"MB/s", Align::right},
                {"p50", Align::right},

@@ -117,7 +117,7 @@ TEST(Screen, ShowsWhoIsConnectedRatesDropsAndLatencies) {
   EXPECT_EQ(render_status(before, after, {}),
             (Lines{"millraced 0.1.0  up 1m 5s  1 of 2 connected  cpu1 10.0% (100 cyc/round)", "",
                    "PORT  STATE    CONNECTED  TXpps  TXbps  RXpps  RXbps  DROPS/s",
-                   "web0  running  qemu:42        0      0  2.00M  1.60G  ring_full 7", "",
+                   "web0  running  42 qemu        0      0  2.00M  1.60G  ring_full 7", "",
                    "DISK  STATE    CONNECTED   IOPS  MB/s     p50     p99   p99.9  FLY  ERR",
                    "d0    running  -          5.00k  20.5  9.00us  9.00us  9.00us    3    0"}));
 }

@@ -18,7 +18,8 @@ import sys
 from .process import RigError, run
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-MODULES = ["virtio_pci", "virtio_net", "virtio_blk", "ext4", "8021q", "failover", "net_failover"]
+MODULES = ["virtio_pci", "virtio_net", "virtio_blk", "ext4", "8021q", "failover", "net_failover",
+           "crc32c_generic"]  # ext4 asks the kernel for it by another name: no dependency
 PROGRAMS = ["/usr/bin/iperf3", "/usr/sbin/ethtool", "/usr/sbin/mkfs.ext4", "/usr/sbin/e2fsck",
             "/usr/sbin/ip"]
 FLAVOURS = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64"}
@@ -142,6 +143,7 @@ def _make_initramfs(path, modules, version):
     for applet in run([f"{root}/bin/busybox", "--list"]).stdout.split():
         if not any(os.path.basename(program) == applet for program in PROGRAMS):
             os.symlink("busybox", f"{root}/bin/{applet}") if applet != "busybox" else None
+    os.symlink("/bin/busybox", f"{root}/sbin/modprobe")  # where the kernel itself looks for it
     for file in _module_files(modules, version):
         _copy_module(file, root)
     for index in glob.glob(f"{modules}/modules.builtin*") + glob.glob(f"{modules}/modules.order"):

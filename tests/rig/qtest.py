@@ -357,8 +357,11 @@ class BlkDriver:
         pool = self.pools.setdefault(size, [])
         return pool.pop() if pool else self.m.alloc(size, 512)
 
-    def begin(self, kind, sector=0, data=b"", read=0):
-        """Adds a request and shows it to the device. Answers what finish() takes."""
+    def begin(self, kind, sector=0, data=b"", read=0, publish=True):
+        """Adds a request and shows it to the device. Answers what finish() takes.
+
+        publish=False: only adds it; ring.publish() shows (a packed ring shows it at once, and
+        kicks with the others)."""
         size = 512 * -(-(16 + max(len(data), read) + 1) // 512)
         at = self._area(size)
         self.m.write(at, struct.pack("<IIQ", kind, 0, sector) + data)
@@ -370,7 +373,8 @@ class BlkDriver:
         if read:
             buffers.append((at + 16, read, True))
         token = self.ring.add(buffers + [(status, 1, True)], self.indirect)
-        self.ring.publish()
+        if publish:
+            self.ring.publish()
         return token, at, size, read, status
 
     def finish(self, request, timeout=30):

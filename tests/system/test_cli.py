@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
@@ -70,11 +72,19 @@ class Options(SystemTest):
         self.assertEqual(done.returncode, 2)
         self.assertIn("/none/such.toml", done.stdout)
 
+    def test_wrong_options(self):
+        for words in ((), ("--config",), ("--colour",), ("--config", "x", "--log-level", "loud")):
+            with self.subTest(words):
+                done = run([settings.program("millraced"), *words], 30, False)
+                self.assertEqual(done.returncode, 2, done.stdout)
+                self.assertTrue(done.stdout.strip())
+
     def test_version_and_help(self):
         for program in ("millraced", "millctl"):
             for option in ("--version", "--help"):
                 done = run([settings.program(program), option], 30, False)
                 self.assertEqual(done.returncode, 0, done.stdout)
+                self.assertIn(program, done.stdout)
 
 
 class Life(SystemTest):
@@ -86,6 +96,53 @@ class Life(SystemTest):
                 self.assertTrue(os.path.exists(path), path)
         for path in paths:
             self.assertFalse(os.path.exists(path), path)
+
+    def test_sigint_does_the_same(self):
+        daemon = Daemon(self.work)
+        paths = [daemon.port("a"), daemon.disk("b", backend="null", size="1MiB"), daemon.control]
+        self.use(daemon)
+        daemon.stopped = True
+        daemon.process.signal(signal.SIGINT)
+        self.assertEqual(daemon.process.wait(20), 0)
+        self.assertEqual([path for path in paths if os.path.exists(path)], [])
+
+    def test_sighup_changes_nothing(self):
+        daemon = self.use(Daemon(self.work))
+        daemon.process.signal(signal.SIGHUP)
+        wait_for("a line about it", lambda: "SIGHUP" in daemon.log())
+        self.assertEqual(daemon.ask("query-status")["state"], "running")
+
+    def test_tells_systemd(self):
+        """READY=1 once everything listens, and STOPPING=1."""
+        daemon = Daemon(self.work)
+        paths = [daemon.port("a"), daemon.disk("b", backend="null", size="1MiB"), daemon.control]
+        with open(daemon.path("toml"), "w") as file:
+            file.write(daemon.text())
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.settimeout(20)
+            manager.bind(self.work / "notify")
+            child = self.use(Child([settings.program("millraced"), "--config",
+                                    daemon.path("toml")], daemon.path("log"),
+                                   env={"NOTIFY_SOCKET": self.work / "notify"}))
+            self.assertIn("READY=1", manager.recv(4096).decode().split("\n"))
+            for path in paths:
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.connect(path)
+            child.signal(signal.SIGTERM)
+            self.assertIn("STOPPING=1", manager.recv(4096).decode().split("\n"))
+            self.assertEqual(child.wait(20), 0)
+
+    def test_systemd_takes_the_unit(self):
+        if not shutil.which("systemd-analyze"):
+            self.skipTest("skipped: no systemd-analyze on this machine")
+        with open(os.path.join(settings.SOURCE, "systemd/millraced.service.in")) as file:
+            text = file.read().replace("@bindir@", settings.build_folder())
+        with open(self.work / "millraced.service", "w") as file:
+            file.write(text)
+        done = run(["systemd-analyze", "verify", "--man=no", self.work / "millraced.service"], 60,
+                   False)
+        about_it = [line for line in done.stdout.splitlines() if "millraced" in line]
+        self.assertEqual((done.returncode, about_it), (0, []))
 
     def test_quit_command(self):
         daemon = Daemon(self.work).start()
@@ -112,8 +169,8 @@ class Life(SystemTest):
         second = Child([settings.program("millraced"), "--config", first.path("toml")],
                        self.work / "second.log")
         self.use(second)
-        self.assertNotEqual(second.wait(20), 0)
-        self.assertIn(first.control, tail(self.work / "second.log"))
+        self.assertEqual(second.wait(20), 1)
+        self.one_error(self.work / "second.log", first.control)
         self.assertEqual(len(first.ask("query-ports")), 1)  # unharmed
 
     def test_second_user_of_an_image_is_refused(self):
@@ -127,8 +184,34 @@ class Life(SystemTest):
             file.write(second.text())
         child = self.use(Child([settings.program("millraced"), "--config", second.path("toml")],
                                self.work / "second.log"))
-        self.assertNotEqual(child.wait(20), 0)
-        self.assertIn(image, tail(self.work / "second.log"))
+        self.assertEqual(child.wait(20), 1)
+        self.one_error(self.work / "second.log", image)
+        self.assertEqual(len(first.ask("query-disks")), 1)  # unharmed
+        for path in (second.control, second.socket("x")):
+            self.assertFalse(os.path.exists(path), path)  # nothing half started is left
+
+    def test_second_user_of_a_socket_is_refused(self):
+        first = Daemon(self.work, "one")
+        path = first.port("a")
+        self.use(first)
+        second = Daemon(self.work, "two")
+        second.port("a", socket=path)
+        with open(second.path("toml"), "w") as file:
+            file.write(second.text())
+        child = self.use(Child([settings.program("millraced"), "--config", second.path("toml")],
+                               self.work / "second.log"))
+        self.assertEqual(child.wait(20), 1)
+        self.one_error(self.work / "second.log", path)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)  # still the first one's
+
+    def one_error(self, log, *words):
+        """One line of the log is an error, and says these words."""
+        with open(log) as file:
+            errors = [line for line in file if " error: " in line]
+        self.assertEqual(len(errors), 1, tail(log))
+        for word in words:
+            self.assertIn(word, errors[0])
 
     def test_exits_with_clients_connected(self):
         daemon = Daemon(self.work)
@@ -170,17 +253,49 @@ class Millctl(SystemTest):
         self.assertFalse(os.path.exists(self.work / "db0.sock"))
 
     def test_exit_codes(self):
-        """What a script can tell apart: done, refused, wrong usage, no daemon."""
+        """What a script can tell apart: done, refused (1), wrong usage (2), no daemon (3)."""
         self.assertEqual(self.daemon.millctl("status", check=False).returncode, 0)
-        refused = self.daemon.millctl("remove", "port", "nobody", check=False)
-        usage = self.daemon.millctl("frobnicate", check=False)
-        nobody = run([settings.program("millctl"), "--socket", "/none/such", "status"], 30, False)
-        codes = [refused.returncode, usage.returncode, nobody.returncode]
-        self.assertNotIn(0, codes)
-        self.assertEqual(usage.returncode, 2)
-        self.assertEqual(len(set(codes)), 3, codes)
-        for done in (refused, nobody):
-            self.assertEqual(len(done.stdout.strip().split("\n")), 1, done.stdout)
+        for words in (("remove", "port", "nobody"), ("remove", "disk", "web0"),
+                      ("remove", "uplink", "nobody"), ("flush", "nobody"),
+                      ("resize", "nobody", "1MiB"), ("resize", "web0-root", "1"),
+                      ("add", "port", "name=x"), ("add", "uplink", "name=u", "device=net_none0"),
+                      ("add", "disk", "name=web0", "backend=null", "size=1MiB", "socket=/tmp/x")):
+            self.fails(1, *words)
+        for words in ((), ("frobnicate",), ("add", "port"), ("add", "port", "name"),
+                      ("add", "cable", "name=x"), ("remove", "port"), ("--colour", "status"),
+                      ("status", "--interval", "0"), ("status", "--sort", "size"), ("raw",)):
+            with self.subTest(words):
+                done = self.daemon.millctl(*words, check=False)
+                self.assertEqual(done.returncode, 2, done.stdout)
+                self.assertTrue(done.stdout.strip())
+        self.daemon.control = "/none/such"
+        for words in (("status",), ("status", "--watch"), ("events",), ("quit",), ("ports",)):
+            self.fails(3, *words)
+
+    def fails(self, status, *words):
+        """With that status and one line."""
+        with self.subTest(words):
+            done = self.daemon.millctl(*words, check=False)
+            self.assertEqual(done.returncode, status, done.stdout)
+            self.assertRegex(done.stdout, r"\Amillctl: [^\n]+\n\Z")
+
+    def test_what_is_no_daemon(self):
+        """One that hangs up, one that greets with something else: status 3."""
+        self.daemon.control = self.work / "other.sock"
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(self.daemon.control)
+            other.listen()
+
+            def answer():
+                for text in (b"", b"HELLO\n", b"{}\n", b'{"QMP": {}}\n'):
+                    client, _ = other.accept()
+                    client.sendall(text)
+                    client.close()
+            thread = threading.Thread(target=answer)
+            thread.start()
+            for _ in range(4):
+                self.fails(3, "status")
+            thread.join()
 
     def test_watch_ends_with_sigint(self):
         command = [settings.program("millctl"), "--socket", self.daemon.control, "status",
@@ -188,7 +303,7 @@ class Millctl(SystemTest):
         child = self.use(Child(command, self.work / "watch.log", env={"TERM": "xterm"}))
         wait_for("a table", lambda: "web0" in tail(self.work / "watch.log"))
         child.signal(signal.SIGINT)
-        child.wait(10)
+        self.assertEqual(child.wait(10), 0)
 
 
 class Descriptors(SystemTest):

@@ -15,7 +15,9 @@ from tests.rig.process import RigError, run, wait_for
 
 MAC, PEER = "52:54:00:00:00:0a", "52:54:00:00:00:0b"
 HERE, THERE = "10.9.0.1", "10.9.0.2"
-COLD_FILES, HELD_BYTES = 48, 64 << 10
+RARP, ARP = 0x8035, 0x0806
+COLD_FILES, HELD_PIECES = 32, 16
+LISTEN = "sleep 1000 | nc -l -p"  # it would end where its own input does
 
 # In the guest that moves, from before the move until after it. What goes wrong is in /tmp/bad.
 # - disk: files written, flushed and read back past the cache
@@ -25,10 +27,170 @@ BUSY = f"""
 cat >/tmp/load <<'END'
 i=0
 while [ ! -e /tmp/stop ]; do
-  i=$((i + 1)); f=/mnt/f$((i % 8))
+  i=$((i + 1)); f=/mnt/r$((i % 8))
   dd if=/dev/urandom of=/tmp/m bs=64k count=8 2>/dev/null
   cp /tmp/m $f && sync $f || echo write >>/tmp/bad
   dd if=$f bs=64k iflag=direct 2>/dev/null | cmp -s - /tmp/m || echo verify >>/tmp/bad
-  echo $i >/tmp/rounds
+  echo $i >/tmp/rounds; sleep 0.1
 done
 touch /tmp/ended
+END
+cat >/tmp/take <<'END'
+n=0
+while dd bs=64k count=1 iflag=fullblock of=/tmp/piece 2>/dev/null && [ -s /tmp/piece ]; do
+  cmp -s /tmp/piece /tmp/wanted || echo stream >>/tmp/bad
+  n=$((n + 1)); echo $n >/tmp/pieces
+done
+END
+dd if=/dev/urandom of=/tmp/still bs=1M count=24 2>/dev/null; sha256sum /tmp/still >/tmp/still.sum
+sh /tmp/load >/dev/null 2>&1 &
+{LISTEN} 5001 2>/dev/null | sh /tmp/take &
+ping -i 0.2 {THERE} >/tmp/pings 2>&1 &"""
+SEND_STREAM = f"""touch /tmp/on
+(while [ -e /tmp/on ]; do cat /tmp/wanted; sleep 0.2; done | nc {HERE} 5001) >/dev/null 2>&1 &"""
+
+# What the devices write between a page's first copy and its last, and nobody looks at before the
+# guest has moved: files read into the page cache, and data in a socket's receive queue.
+COLD = f"""
+for i in $(seq {COLD_FILES}); do dd if=/dev/urandom of=/mnt/cold$i bs=512k count=1 2>/dev/null; done
+sha256sum /mnt/cold* >/tmp/cold.sums
+sync; echo 3 >/proc/sys/vm/drop_caches
+({LISTEN} 5002 2>/dev/null | (while [ ! -e /tmp/moved ]; do sleep 0.2; done; cat >/tmp/held)) &"""
+READ_COLD = f"for i in $(seq {COLD_FILES}); do cat /mnt/cold$i >/dev/null; sleep 0.1; done"
+SEND_HELD = f"""
+(for i in $(seq {HELD_PIECES}); do
+  dd if=/tmp/held bs=4k count=1 skip=$((i - 1)) 2>/dev/null; sleep 0.3
+done | nc {HERE} 5002) >/dev/null 2>&1 &"""
+
+
+def announcements(frames):
+    """Kinds of broadcast in which the moved address introduces itself: RARP (RFC 903) as the
+    back-end sends it, ARP as a guest sends it that announces itself."""
+    kinds = []
+    for frame in frames:
+        kind, = struct.unpack_from(">H", frame, 12)
+        if frame[:6] == b"\xff" * 6 and frame[6:12] == pcap.mac(MAC) and (
+                kind == RARP or kind == ARP and frame[28:32] == frame[38:42]):
+            kinds.append(kind)
+    return kinds
+
+
+class Migration(SystemTest):
+    def two_views(self, image):
+        """Two block devices over one image: the daemon of each end locks its own, as on shared
+        storage. (A plain file is locked for one user, which is another test.)"""
+        devices = []
+        for _ in range(2):
+            try:
+                devices.append(run(["losetup", "--find", "--show", "--direct-io=off",
+                                    image]).stdout.strip())
+            except (OSError, RigError) as error:
+                self.skipTest(f"skipped: no loop devices on this machine: {error}")
+            self.addCleanup(run, ["losetup", "-d", devices[-1]], check=False)
+        return devices
+
+    def machines(self, net_options, blk_options):
+        """The guest, the place it moves to, and a peer; the switch's floods are captured."""
+        self.switch, target_side = Daemon(self.work, "one"), Daemon(self.work, "two")
+        views = self.two_views(self.switch.image("disk", 96))
+        # both NICs of the moving guest are on one switch, where its peer is
+        sockets = {"a": (self.switch.port("here"), self.switch.disk("disk", path=views[0])),
+                   "z": (self.switch.port("there"), target_side.disk("disk", path=views[1]))}
+        peer_socket = self.switch.port("peer")
+        self.switch.uplink("capture", f"net_pcap0,tx_pcap={self.work / 'flood.pcap'}")
+        self.use(self.switch)
+        self.use(target_side)
+        a, z = (self.use(Guest(self.work, name)) for name in ("a", "z"))
+        for guest in (a, z):
+            net, blk = sockets[guest.name]
+            guest.net(net, MAC, 1, net_options).blk(blk, 1, blk_options)
+        z.add("-incoming", f"unix:{self.work / 'move'}")
+        peer = self.use(Guest(self.work, "b")).net(peer_socket, PEER)
+        a.start(wait=False)
+        peer.start()
+        a.wait_ready()
+        scenes.address(a, MAC, HERE)
+        scenes.address(peer, PEER, THERE)
+        scenes.ping(a, THERE)
+        return a, z, peer
+
+    def make_busy(self, a, peer):
+        """Starts all traffic. Answers the checksum of what the guest shall hold unread."""
+        scenes.make_filesystem(a, "vda")
+        peer.must(f"dd if=/dev/urandom of=/tmp/held bs=4k count={HELD_PIECES} 2>/dev/null; "
+                  "dd if=/dev/urandom of=/tmp/wanted bs=64k count=1 2>/dev/null")
+        a.must(f"{LISTEN} 5000 >/tmp/wanted 2>/dev/null &")
+        peer.must(f"sleep 0.5; nc {HERE} 5000 </tmp/wanted", 60)
+        wait_for("what to compare with", lambda: a.run("stat -c %s /tmp/wanted")[1] == "65536")
+        a.must(COLD, 120)
+        a.must(BUSY, 120)
+        peer.must(SEND_STREAM)
+        wait_for("some rounds", lambda: min(self.progress(a)) > 2, 60, 0.5)
+        return peer.must("sha256sum </tmp/held")
+
+    def progress(self, guest):
+        """Rounds over the disk, pieces of the stream, replies to pings."""
+        words = guest.must("cat /tmp/rounds /tmp/pieces; grep -c 'bytes from' /tmp/pings; :").split()
+        return [int(word) for word in words] if len(words) == 3 else [0, 0, 0]
+
+    def move(self, a, peer):
+        """Slowly until the guest has been given all that it does not look at; then to the end.
+        Answers the progress and the number of captured frames just before."""
+        a.qmp("migrate-set-parameters", max_bandwidth=16 << 20)
+        a.qmp("migrate", uri=f"unix:{self.work / 'move'}")
+        begun = time.monotonic()
+        peer.must(SEND_HELD)
+        a.must(READ_COLD, 300)
+        time.sleep(max(0, begun + 8 - time.monotonic()))
+        status = a.qmp("query-migrate")
+        self.assertEqual(status["status"], "active", status)
+        before = self.progress(a), len(pcap.read(self.work / "flood.pcap"))
+        a.qmp("migrate-set-parameters", max_bandwidth=1 << 30)
+
+        def ended():
+            status = a.qmp("query-migrate")
+            self.assertNotIn(status["status"], ("failed", "cancelled"), status)
+            return status if status["status"] == "completed" else None
+        status = wait_for("the migration", ended, 180, 0.2)
+        self.report(f"{time.monotonic() - begun:.1f} s, pause {status['downtime']} ms, "
+                    f"{status['ram']['transferred'] >> 20} MiB sent")
+        a.kill()
+        return before
+
+    def migrate(self, announcement, net_options="", blk_options=""):
+        a, z, peer = self.machines(net_options, blk_options)
+        held = self.make_busy(a, peer)
+        z.start(wait=False)
+        before, floods = self.move(a, peer)
+
+        wait_for("the guest at its new place", lambda: z.run("true", 60)[0] == 0, 60)
+        # first, while the files are in the page cache: from memory
+        self.assertEqual(z.must("sha256sum -c /tmp/cold.sums | grep -c OK", 120), str(COLD_FILES))
+        z.must("touch /tmp/moved")
+        wait_for("what the guest held unread", lambda: z.must("sha256sum </tmp/held") == held, 60)
+        wait_for("more of all traffic", lambda: all(
+            now > then + 3 for now, then in zip(self.progress(z), before)), 90, 0.5)
+        self.assertIn(announcement, wait_for("the address at its new port", lambda: announcements(
+            pcap.read(self.work / "flood.pcap")[floods:]), 30))
+        ports = {each["mac"]: each["port"] for each in self.switch.ask("query-addresses")}
+        self.assertEqual(ports[MAC], "there")
+
+        peer.must("rm /tmp/on")
+        z.must("touch /tmp/stop; while [ ! -e /tmp/ended ]; do sleep 0.1; done", 120)
+        self.assertEqual(z.run("cat /tmp/bad 2>/dev/null")[1], "")
+        z.must("sha256sum -c /tmp/still.sum", 60)
+        self.assertGreaterEqual(scenes.ping(z, THERE), 3)
+        self.assertGreaterEqual(scenes.ping(peer, HERE), 3)
+        self.assertEqual(scenes.write_and_verify(z, "vda", 4), 4)
+        z.must("umount /mnt && e2fsck -f -n /dev/vda")
+        self.assertNotRegex(z.must("dmesg"), "I/O error|EXT4-fs error|is not a head")
+
+    def test_split(self):
+        self.migrate(ARP)
+
+    def test_packed(self):
+        self.migrate(RARP, "packed=on,guest_announce=off", "packed=on")
+
+
+if __name__ == "__main__":
+    main()
