@@ -130,7 +130,8 @@ class Migration(SystemTest):
 
     def progress(self, guest):
         """Rounds over the disk, pieces of the stream, replies to pings."""
-        words = guest.must("cat /tmp/rounds /tmp/pieces; grep -c 'bytes from' /tmp/pings; :").split()
+        text = guest.must("cat /tmp/rounds /tmp/pieces; grep -c 'bytes from' /tmp/pings; :")
+        words = text.split()
         return [int(word) for word in words] if len(words) == 3 else [0, 0, 0]
 
     def move(self, a, peer):
