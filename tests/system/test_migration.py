@@ -168,7 +168,8 @@ class Migration(SystemTest):
         # first, while the files are in the page cache: from memory
         self.assertEqual(z.must("sha256sum -c /tmp/cold.sums | grep -c OK", 120), str(COLD_FILES))
         z.must("touch /tmp/moved")
-        wait_for("what the guest held unread", lambda: z.must("sha256sum </tmp/held") == held, 60)
+        wait_for("what the guest held unread",
+                 lambda: z.run("sha256sum </tmp/held")[1] == held, 60)
         wait_for("more of all traffic", lambda: all(
             now > then + 3 for now, then in zip(self.progress(z), before)), 90, 0.5)
         self.assertIn(announcement, wait_for("the address at its new port", lambda: announcements(
