@@ -4,12 +4,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <thread>
 
 #include "virtio/features.hpp"
+#include "virtio/shared.hpp"
 
 namespace millrace::bench {
 
@@ -138,9 +138,9 @@ void SocketGuest::offer(unsigned ring, std::uint16_t head) {
   word<base::le16>(at(mine.available + sizeof(wire::Available) + slot * sizeof(base::le16))) =
       base::le16{head};
   ++mine.available_next;
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  word<wire::Available>(at(mine.available)).index = base::le16{mine.available_next};
-  std::atomic_thread_fence(std::memory_order_seq_cst);
+  virtio::store_release(&word<wire::Available>(at(mine.available)).index,
+                        base::le16{mine.available_next});
+  virtio::full_fence();
 }
 
 void SocketGuest::kick(unsigned ring) {
@@ -150,9 +150,8 @@ void SocketGuest::kick(unsigned ring) {
 
 std::optional<Completed> SocketGuest::poll(unsigned ring) {
   auto& mine = rings_[ring];
-  const volatile auto& index = word<std::uint16_t>(at(mine.used + offsetof(wire::Used, index)));
+  const auto index = virtio::load_acquire(&word<wire::Used>(at(mine.used)).index).host();
   if (index == mine.used_next) return std::nullopt;
-  std::atomic_thread_fence(std::memory_order_acquire);
   const auto slot = mine.used_next % mine.size;
   const auto& element = word<wire::UsedElement>(
       at(mine.used + sizeof(wire::Used) + slot * sizeof(wire::UsedElement)));

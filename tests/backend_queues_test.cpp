@@ -133,6 +133,7 @@ TEST(Backend, AMemorySlotThatWasRemovedIsOutOfReach) {
   DiskGuest other{backend.add_disk(ram_disk("other"))};
   const Traffic mine{disk, 0}, others{other, 0};
   const Slots memory;
+  constexpr std::uint64_t sector = 8;  // not those that the traffic writes
   auto& frontend = disk->frontend();
   for (int round = 0; round < 5; ++round) {
     for (const unsigned slot : {3u, 4u, 5u}) {
@@ -140,11 +141,11 @@ TEST(Backend, AMemorySlotThatWasRemovedIsOutOfReach) {
       memory.set_first_byte(slot, std::byte{0xee});
     }
     ASSERT_TRUE(frontend.rem_mem_reg(memory.at(4)).has_value());
-    disk.submit_at(1, 0, BlkType::in, 0, memory.at(5).guest_address);
+    disk.submit_at(1, 0, BlkType::in, sector, memory.at(5).guest_address);
     disk->kick(1);
     EXPECT_EQ(disk.answer(1, 0), 0);
     EXPECT_EQ(Slots::mapped(), 2u);
-    disk.submit_at(1, 0, BlkType::in, 0, memory.at(4).guest_address);
+    disk.submit_at(1, 0, BlkType::in, sector, memory.at(4).guest_address);
     disk->kick(1);
     EXPECT_FALSE(disk->wait(1, 5ms).has_value());
     EXPECT_EQ(memory.first_byte(4), std::byte{0xee});

@@ -139,7 +139,8 @@ TEST(Backend, AnErrorDescriptorMadeBlockingStopsNobody) {
 void truncate_under_requests(DiskGuest& guest) {
   for (unsigned queue = 0; queue < queues; ++queue) {
     for (unsigned slot = 0; slot < 20; ++slot) {
-      guest.submit(queue, slot, slot % 2 == 0 ? BlkType::in : BlkType::out, 8ull * slot);
+      const auto sector = 8ull * (queues + 20 * queue + slot);  // each queue has its own
+      guest.submit(queue, slot, slot % 2 == 0 ? BlkType::in : BlkType::out, sector);
     }
     guest->kick(queue);
   }

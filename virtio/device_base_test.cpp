@@ -364,11 +364,11 @@ TEST_P(DeviceBaseTest, SetsTheLogOfRunningQueues) {
   ASSERT_TRUE(ask([&](auto d) { device_->set_log(std::move(log), std::move(d)); }));
   send();
   expect_served(1);
+  ASSERT_TRUE(ask([&](auto d) { device_->set_log(nullptr, std::move(d)); }));
+  EXPECT_TRUE(watched.expired());
   const auto used = GetParam() ? driver_.descriptors_guest() : driver_.device_area_guest();
   const auto page = used / DirtyLog::page_size;
   EXPECT_NE(std::to_integer<unsigned>(bitmap->data()[page / 8]) >> (page % 8) & 1, 0u);
-  ASSERT_TRUE(ask([&](auto d) { device_->set_log(nullptr, std::move(d)); }));
-  EXPECT_TRUE(watched.expired());
   stop();
 }
 

@@ -57,6 +57,24 @@ constexpr std::uint16_t packed_flags(bool wrap) {
   return wrap ? wire::descriptor_available : wire::descriptor_used;
 }
 
+// The device used the descriptor in the lap with this wrap counter: both flags say so.
+constexpr bool is_used(std::uint16_t flags, bool wrap) {
+  constexpr std::uint16_t both = wire::descriptor_available | wire::descriptor_used;
+  return (flags & both) == (wrap ? both : 0);
+}
+
+// What the device writes into a used descriptor, as the one word that it writes: a thread checker
+// knows the order of two accesses only where they are to the same word.
+struct alignas(8) UsedTail {
+  le32 length;
+  le16 id, flags;
+};
+UsedTail load_used(const wire::PackedDescriptor& shared) {
+  const auto* bytes = reinterpret_cast<const std::byte*>(&shared);
+  return load_acquire(
+      reinterpret_cast<const UsedTail*>(bytes + offsetof(wire::PackedDescriptor, length)));
+}
+
 }  // namespace
 
 FakeDriver::FakeDriver(const DriverConfig& config)
@@ -350,14 +368,11 @@ std::optional<Used> FakeDriver::poll_split() {
 }
 
 std::optional<Used> FakeDriver::poll_packed() {
-  const auto& shared = packed_ring()[used_slot_];
-  const auto flags = load_acquire(&shared.flags).host();
-  const bool is_available = (flags & wire::descriptor_available) != 0;
-  const bool is_used = (flags & wire::descriptor_used) != 0;
-  if (is_available != used_wrap_ || is_used != used_wrap_) return {};
+  const auto tail = load_used(packed_ring()[used_slot_]);
+  if (!is_used(tail.flags.host(), used_wrap_)) return {};
   // Held back by ourselves: not visible, and not used.
   if (outstanding_ == 0) return {};
-  const Used out{load_once(&shared.id).host(), load_once(&shared.length).host()};
+  const Used out{tail.id.host(), tail.length.host()};
   CHECK(out.id < config_.size && count_[out.id] != 0);
   const auto count = std::exchange(count_[out.id], std::uint16_t{0});
   free_[(free_first_ + ids_free_) % config_.size] = out.id;
@@ -378,9 +393,7 @@ bool FakeDriver::arm() {
                              : wire::EventSuppression{le16{0}, le16{wire::event_enable}});
     full_fence();
     const auto flags = load_once(&packed_ring()[used_slot_].flags).host();
-    const bool is_available = (flags & wire::descriptor_available) != 0;
-    const bool is_used = (flags & wire::descriptor_used) != 0;
-    return outstanding_ != 0 && is_available == used_wrap_ && is_used == used_wrap_;
+    return outstanding_ != 0 && is_used(flags, used_wrap_);
   }
   if (event_index()) {
     store_once(&available_ring()[config_.size], le16{used_next_});
