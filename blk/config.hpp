@@ -27,6 +27,7 @@ struct Config {
   std::uint32_t discard_segments_max = 0;  // 0: the backend's (multi-segment)
   std::uint64_t discard_sectors_max = 0;   // 0: the backend's
   bool packed = true, in_order = false;    // offer RING_PACKED, IN_ORDER
+  bool ring_reset = false;  // offer RING_RESET: the front-end stops a queue that its guest resets
 };
 
 }  // namespace millrace::blk

@@ -236,7 +236,7 @@ TEST(DeviceConfig, SaysWhatTheDiskIs) {
   config.queues = 3;
   config.size_max = 65536;
   config.discard_segments_max = 1;
-  config.in_order = true;
+  config.in_order = config.ring_reset = true;
   const auto device = make(host, config);
   const std::uint64_t offered = device->features();
   for (const std::uint64_t wanted :
@@ -246,6 +246,10 @@ TEST(DeviceConfig, SaysWhatTheDiskIs) {
         virtio::feature::ring_packed, virtio::feature::in_order, virtio::feature::ring_reset}) {
     EXPECT_NE(offered & wanted, 0u) << wanted;
   }
+  Config plain = config_of(BackendKind::null, file);
+  EXPECT_EQ(
+      make(host, plain)->features() & (virtio::feature::ring_reset | virtio::feature::in_order),
+      0u);
   EXPECT_EQ(offered & (bit::ro | bit::geometry | bit::lifetime | bit::secure_erase | bit::zoned),
             0u);
   const auto space = space_of(*device);

@@ -126,11 +126,11 @@ void Disk::fill_config_space() {
 std::uint64_t Disk::features() const {
   namespace ring = virtio::feature;
   std::uint64_t out = ring::version_1 | ring::any_layout | ring::indirect_desc | ring::event_idx |
-                      ring::ring_reset | bit::seg_max | bit::blk_size | bit::topology | bit::mq |
-                      bit::flush;
+                      bit::seg_max | bit::blk_size | bit::topology | bit::mq | bit::flush;
   if (config_.size_max != 0) out |= bit::size_max;
   if (config_.packed) out |= ring::ring_packed;
   if (config_.in_order) out |= ring::in_order;
+  if (config_.ring_reset) out |= ring::ring_reset;
   if (config_.readonly) return out | bit::ro;
   out |= bit::config_wce | bit::write_zeroes;
   if (state_.rules.discard) out |= bit::discard;

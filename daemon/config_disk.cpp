@@ -99,6 +99,7 @@ GuestDisk read_disk(const Value& table, const std::string& title, Problems& prob
   read_limits(section, device);
   section.flag("packed", device.packed);
   section.flag("in_order", device.in_order);
+  section.flag("ring_reset", device.ring_reset);
   section.finish();
   return disk;
 }

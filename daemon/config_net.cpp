@@ -49,6 +49,7 @@ GuestPort read_port(const Value& table, const std::string& title, Problems& prob
   section.flag("offloads", device.offloads);
   section.flag("packed", device.packed);
   section.flag("in_order", device.in_order);
+  section.flag("ring_reset", device.ring_reset);
   device.port.name = device.name;
   section.finish();
   return port;

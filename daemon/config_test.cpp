@@ -83,6 +83,7 @@ control_queue = true
 offloads = false
 packed = false
 in_order = false
+ring_reset = true
 [[port]]
 name = "trunk"
 socket = "fd:3"
@@ -107,6 +108,8 @@ trunk = [10, 20]
   EXPECT_FALSE(port.device.offloads);
   EXPECT_FALSE(port.device.packed);
   EXPECT_FALSE(port.device.in_order);
+  EXPECT_TRUE(port.device.ring_reset);
+  EXPECT_FALSE(config.ports[1].device.ring_reset);
   EXPECT_EQ(config.ports[1].device.port.trunk, (std::vector<std::uint16_t>{10, 20}));
 }
 
@@ -130,6 +133,7 @@ discard_segments_max = 3
 discard_max = "16MiB"
 packed = false
 in_order = true
+ring_reset = true
 [[disk]]
 name = "r"
 socket = "/run/r.sock"
@@ -152,6 +156,7 @@ size = 1048576
   EXPECT_EQ(disk.discard_sectors_max, 32'768u);
   EXPECT_FALSE(disk.packed);
   EXPECT_TRUE(disk.in_order);
+  EXPECT_TRUE(disk.ring_reset);
   EXPECT_EQ(config.disks[1].device.backend, blk::BackendKind::ram);
   EXPECT_EQ(config.disks[1].device.size, 1u << 20);
 }
@@ -289,7 +294,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"key_of_a_disk", port_with("path = \"/x\""),
                 "m.toml:4:1: [[port]] a: unknown key \"path\"; the keys are name, socket, mode, "
                 "permissions, control_queue, queues, mac, mtu, vlan, trunk, isolated, "
-                "addresses_max, offloads, packed, in_order"}),
+                "addresses_max, offloads, packed, in_order, ring_reset"}),
     label_of);
 
 INSTANTIATE_TEST_SUITE_P(

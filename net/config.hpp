@@ -20,7 +20,8 @@ struct Config {
   bool control_queue = false;           // the front-end hands the control queue over
   bool offloads = true;                 // checksum and segmentation offload bits
   bool packed = true, in_order = true;  // offer RING_PACKED, IN_ORDER
-  vswitch::PortConfig port{};           // VLANs, isolation, quota
+  bool ring_reset = false;  // offer RING_RESET: the front-end stops a queue that its guest resets
+  vswitch::PortConfig port{};  // VLANs, isolation, quota
 };
 
 }  // namespace millrace::net

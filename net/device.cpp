@@ -22,9 +22,10 @@ using virtio::wire::NetConfig;
 
 std::uint64_t features_of(const Config& config) {
   std::uint64_t bits = vf::version_1 | vf::any_layout | vf::indirect_desc | vf::event_idx |
-                       vf::ring_reset | nf::mrg_rxbuf | nf::status | nf::guest_announce;
+                       nf::mrg_rxbuf | nf::status | nf::guest_announce;
   if (config.packed) bits |= vf::ring_packed;
   if (config.in_order) bits |= vf::in_order;
+  if (config.ring_reset) bits |= vf::ring_reset;
   if (config.offloads) {
     bits |= nf::csum | nf::host_tso4 | nf::host_tso6 | nf::host_ecn | nf::host_uso;
     bits |= nf::guest_csum | nf::guest_tso4 | nf::guest_tso6 | nf::guest_ecn | nf::guest_uso4 |

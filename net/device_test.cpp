@@ -101,16 +101,16 @@ class NetDeviceTest : public ::testing::Test {
 TEST_F(NetDeviceTest, OffersWhatItDoes) {
   const std::uint64_t plain = make({.name = "a"}).features();
   for (const std::uint64_t bit :
-       {vf::version_1,     vf::any_layout, vf::indirect_desc, vf::event_idx,  vf::ring_packed,
-        vf::in_order,      vf::ring_reset, nf::mrg_rxbuf,     nf::csum,       nf::guest_csum,
-        nf::host_tso4,     nf::host_tso6,  nf::host_ecn,      nf::host_uso,   nf::guest_tso4,
-        nf::guest_tso6,    nf::guest_ecn,  nf::guest_uso4,    nf::guest_uso6, nf::status,
-        nf::guest_announce}) {
+       {vf::version_1, vf::any_layout, vf::indirect_desc, vf::event_idx,  vf::ring_packed,
+        vf::in_order,  nf::mrg_rxbuf,  nf::csum,          nf::guest_csum, nf::host_tso4,
+        nf::host_tso6, nf::host_ecn,   nf::host_uso,      nf::guest_tso4, nf::guest_tso6,
+        nf::guest_ecn, nf::guest_uso4, nf::guest_uso6,    nf::status,     nf::guest_announce}) {
     EXPECT_NE(plain & bit, 0u) << std::hex << bit;
   }
-  for (const std::uint64_t bit : {nf::mtu, nf::mac, nf::mq, nf::ctrl_vq, nf::ctrl_mac_addr,
-                                  nf::ctrl_rx, nf::rss, nf::hash_report, nf::notf_coal,
-                                  nf::host_ufo, nf::guest_ufo, nf::speed_duplex, nf::rsc_ext}) {
+  for (const std::uint64_t bit :
+       {vf::ring_reset, nf::mtu, nf::mac, nf::mq, nf::ctrl_vq, nf::ctrl_mac_addr, nf::ctrl_rx,
+        nf::rss, nf::hash_report, nf::notf_coal, nf::host_ufo, nf::guest_ufo, nf::speed_duplex,
+        nf::rsc_ext}) {
     EXPECT_EQ(plain & bit, 0u) << std::hex << bit;
   }
 }
@@ -122,9 +122,11 @@ TEST_F(NetDeviceTest, OffersFollowTheConfiguration) {
                                    .mtu = 9000,
                                    .offloads = false,
                                    .packed = false,
-                                   .in_order = false})
+                                   .in_order = false,
+                                   .ring_reset = true})
                                  .features();
-  EXPECT_EQ(bits & (nf::mq | nf::mac | nf::mtu), nf::mq | nf::mac | nf::mtu);
+  const std::uint64_t wanted = nf::mq | nf::mac | nf::mtu | vf::ring_reset;
+  EXPECT_EQ(bits & wanted, wanted);
   EXPECT_EQ(bits & (vf::ring_packed | vf::in_order | nf::csum | nf::guest_csum | nf::host_tso4 |
                     nf::guest_tso6 | nf::host_uso),
             0u);

@@ -195,6 +195,22 @@ class Ring:
     def __init__(self, machine, index, size, notify, features):
         self.m, self.index, self.size, self.notify = machine, index, size, notify
         self.features, self.free = features, size
+        # Ids are used again as soon as the device gave them back, tokens never are: a chain may be
+        # asked for after another one has taken its id.
+        self.chains, self.tokens, self.done, self.offered = {}, {}, {}, 0
+
+    def offer(self, identity, chain):
+        """Notes a chain. Answers its token."""
+        self.offered += 1
+        self.chains[identity], self.tokens[identity] = chain, self.offered
+        return self.offered
+
+    def take_back(self, identity, length):
+        """Notes that the device used a chain. Answers what offer() was given."""
+        if identity not in self.chains:
+            raise RigError(f"ring {self.index}: chain {identity} came back twice")
+        self.done[self.tokens.pop(identity)] = length
+        return self.chains.pop(identity)
 
     def kick(self):
         self.m.ask(f"writew {self.notify:#x} {self.index:#x}")
@@ -230,7 +246,6 @@ class SplitRing(Ring):
             machine.write(at, bytes(length))
         self.spare = list(range(size))
         self.avail_idx = self.used_idx = 0
-        self.chains, self.done = {}, {}
 
     def add(self, buffers, indirect=False):
         """Offers a chain of (address, length, device writes). Answers a token."""
@@ -249,10 +264,10 @@ class SplitRing(Ring):
                 self.m.write(self.desc + 16 * slots[number], struct.pack(
                     "<QIHH", address, length, flags, 0 if last else slots[number + 1]))
         head = slots[0]
-        self.chains[head] = slots
+        token = self.offer(head, slots)
         self.m.write(self.avail + 4 + 2 * (self.avail_idx % self.size), struct.pack("<H", head))
         self.avail_idx = self.avail_idx + 1 & 0xFFFF
-        return head
+        return token
 
     def publish(self):
         """Shows the device what was added; used_event (if any) asks for a call at the next."""
@@ -269,10 +284,7 @@ class SplitRing(Ring):
         while self.used_idx != idx:
             head, length = struct.unpack(
                 "<II", self.m.read(self.used + 4 + 8 * (self.used_idx % self.size), 8))
-            if head not in self.chains:
-                raise RigError(f"ring {self.index}: chain {head} came back twice")
-            self.spare += self.chains.pop(head)
-            self.done[head] = length
+            self.spare += self.take_back(head, length)
             self.used_idx = self.used_idx + 1 & 0xFFFF
 
 
@@ -290,7 +302,6 @@ class PackedRing(Ring):
         self.next, self.wrap = 0, 1
         self.next_used, self.used_wrap = 0, 1
         self.spare_ids = list(range(size))
-        self.chains, self.done = {}, {}
 
     def add(self, buffers, indirect=False):
         if indirect:
@@ -302,12 +313,12 @@ class PackedRing(Ring):
                        for n, (a, l, w) in enumerate(buffers)]
         if len(entries) > self.free:
             raise RigError("the ring is full")
-        token = self.spare_ids.pop()
+        identity = self.spare_ids.pop()
         first = None
         for address, length, flags in entries:
             flags |= AVAIL if self.wrap else USED
             at = self.desc + 16 * self.next
-            text = struct.pack("<QIHH", address, length, token, flags)
+            text = struct.pack("<QIHH", address, length, identity, flags)
             if first is None:
                 first = (at, text)
             else:
@@ -318,25 +329,21 @@ class PackedRing(Ring):
         self.m.write(first[0], first[1][:14])
         self.m.write(first[0] + 14, first[1][14:])  # the chain becomes visible here
         self.free -= len(entries)
-        self.chains[token] = len(entries)
-        return token
+        return self.offer(identity, len(entries))
 
     def publish(self):
         self.kick()
 
     def reap(self):
         while True:
-            _, length, token, flags = struct.unpack(
+            _, length, identity, flags = struct.unpack(
                 "<QIHH", self.m.read(self.desc + 16 * self.next_used, 16))
             expected = AVAIL | USED if self.used_wrap else 0
             if flags & (AVAIL | USED) != expected or not self.chains:
                 return
-            if token not in self.chains:
-                raise RigError(f"ring {self.index}: chain {token} came back twice")
-            count = self.chains.pop(token)
-            self.spare_ids.append(token)
+            count = self.take_back(identity, length)
+            self.spare_ids.append(identity)
             self.free += count
-            self.done[token] = length
             self.next_used += count
             if self.next_used >= self.size:
                 self.next_used, self.used_wrap = self.next_used - self.size, self.used_wrap ^ 1

@@ -13,7 +13,7 @@ from tests.rig.process import wait_for
 
 MACS = ["52:54:00:00:00:0a", "52:54:00:00:00:0b", "52:54:00:00:00:0c"]
 IPS = ["10.9.0.1", "10.9.0.2", "10.9.0.3"]
-HASH_REPORT, RSS = 57, 60  # feature bits
+RING_RESET, HASH_REPORT, RSS = 40, 57, 60  # feature bits
 ROOT_PORT = "pcie-root-port,id=hot,chassis=1,slot=1"
 
 
@@ -136,6 +136,15 @@ class Network(GuestsTest):
         device = f"/sys/class/net/{a.nic}/device/features"
         features = a.must(f"cat {device}")
         self.assertEqual((features[HASH_REPORT], features[RSS]), ("0", "0"))
+
+    def test_ring_reset_is_not_offered_past_qemu(self):
+        """QEMU passes the bit on and tells the daemon nothing when its guest resets a queue: the
+        guest would go on with a new ring and the daemon with the old one."""
+        a, b = self.pair(disk=False)
+        features = a.must(f"cat /sys/class/net/{a.nic}/device/features")
+        self.assertEqual(features[RING_RESET], "0")
+        self.assertNotEqual(a.run(f"ethtool -G {a.nic} rx 64 tx 64")[0], 0)
+        self.assertGreaterEqual(scenes.ping(a, IPS[1]), 3)
 
     def test_packed_ring(self):
         a, b = self.start(self.guest(0, disk=False, net="packed=on"), self.guest(1, disk=False))

@@ -1,0 +1,115 @@
+"""Uplinks into the host's own network stack: what a guest sends arrives there, and the other way
+round, to the byte. The guest's stand-in is DPDK's virtio driver, the host's an AF_PACKET socket."""
+
+import os
+import socket
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from tests.rig import pcap
+from tests.rig.case import RigError, SystemTest, main
+from tests.rig.daemon import Daemon
+from tests.rig.process import run, wait_for
+from tests.rig.testpmd import Testpmd
+
+GUEST, HOST = "52:54:00:00:00:0a", "02:00:00:00:00:01"
+FRAMES = 400
+ETH_P_ALL = 3
+SOL_PACKET, PACKET_OUTGOING = 263, 4
+
+
+class HostSide:
+    """The host's end of an uplink: sends frames, and collects those that come from the guest."""
+
+    def __init__(self, interface):
+        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        self.socket.bind((interface, 0))
+        self.socket.setblocking(False)
+        self.seen = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    def collect(self):
+        """Takes what has come; answers how many of the guest's frames there are by now."""
+        while True:
+            try:
+                frame, address = self.socket.recvfrom(65536)
+            except BlockingIOError:
+                return len(self.seen)
+            if address[2] != PACKET_OUTGOING and frame[6:12] == pcap.mac(GUEST):
+                self.seen.append(frame)
+
+    def send(self, frames):
+        for number, frame in enumerate(frames):
+            self.socket.send(frame)
+            if number % 16 == 15:
+                time.sleep(0.001)  # a queue of the host is no test of ours
+
+
+class Uplinks(SystemTest):
+    def carries(self, interface, device, prepare=None):
+        """Frames of all sizes both ways between a guest and the host's side of an uplink."""
+        there = [pcap.frame(HOST, GUEST, number, 60 + number * 37 % 1455)
+                 for number in range(FRAMES)]
+        back = [pcap.frame(GUEST, HOST, number, 60 + number * 41 % 1455)
+                for number in range(FRAMES)]
+        pcap.write(self.work / "in.pcap", there)
+        daemon = Daemon(self.work)
+        port = daemon.port("guest")
+        daemon.uplink("host", device)
+        self.use(daemon)
+        run(["ip", "link", "set", interface, "up"])
+        wait_for("the uplink's link", lambda: daemon.ask("query-uplinks")[0]["link_up"], 20)
+        host = self.use(HostSide(interface))
+        files = f"rx_pcap={self.work / 'in.pcap'},tx_pcap={self.work / 'out.pcap'}"
+        guest = self.use(Testpmd(self.work, "tp", [
+            f"net_pcap0,{files}", f"net_virtio_user0,path={port},mac={GUEST},queue_size=1024"]))
+        guest("start")  # the capture goes to the virtio port, what that receives to the other
+        wait_for("the guest's frames", lambda: host.collect() >= FRAMES, 20, 0.1)
+        self.assertEqual(host.seen, there)
+
+        def counters():
+            return daemon.ask("query-counters")
+        wait_for("the guest to be known", lambda: any(
+            each["mac"] == GUEST and each["port"] == "guest"
+            for each in daemon.ask("query-addresses")), 10)
+        before = counters()["ports"]["guest"]["rx_packets"]
+        host.send(back)
+        wait_for("the host's frames", lambda: counters()["ports"]["guest"]["rx_packets"] - before
+                 >= FRAMES, 20, 0.1)
+        guest.stop_and_quit()
+        # others on the host may speak too (neighbour discovery): theirs are not counted
+        received = [frame for frame in pcap.read(self.work / "out.pcap")
+                    if frame[6:12] == pcap.mac(HOST)]
+        self.assertEqual(received, back)
+        uplink = counters()["uplinks"]["host"]
+        drops = {key: count for key, count in uplink.items() if key.startswith("drop_") and count}
+        self.report(f"{FRAMES} frames each way, uplink drops: {drops or 'none'}")
+
+    def interface(self, suffix):
+        return f"mr{os.getpid() % 100000}{suffix}"
+
+    def test_net_tap(self):
+        name = self.interface("t")
+        self.carries(name, f"net_tap0,iface={name}")
+
+    def test_net_af_packet(self):
+        near, far = self.interface("a"), self.interface("b")
+        try:
+            run(["ip", "link", "add", near, "type", "veth", "peer", "name", far])
+        except RigError as error:
+            self.skipTest(f"skipped: no veth on this machine: {error}")
+        self.addCleanup(run, ["ip", "link", "del", near], check=False)
+        run(["ip", "link", "set", near, "up"])
+        self.carries(far, f"net_af_packet0,iface={near}")
+
+
+if __name__ == "__main__":
+    main()
