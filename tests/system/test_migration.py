@@ -135,20 +135,22 @@ class Migration(SystemTest):
         return [int(word) for word in words] if len(words) == 3 else [0, 0, 0]
 
     def move(self, a, peer):
-        """Slowly until all memory has been sent once and the guest has then been given what it does
-        not look at: those pages are sent again only because the log says that a device wrote them.
-        Then to the end. Answers the progress and the number of captured frames just before."""
+        """Until all memory has been sent once; then so slowly that it cannot end, while the guest is
+        given what it does not look at: those pages are sent again only because the log says that
+        a device wrote them. Then to the end. Answers the progress and the number of captured frames
+        just before that."""
         def state():
             status = a.qmp("query-migrate")
             self.assertNotIn(status["status"], ("failed", "cancelled"), status)
             return status
 
-        a.qmp("migrate-set-parameters", max_bandwidth=32 << 20, downtime_limit=1)
+        a.qmp("migrate-set-parameters", max_bandwidth=64 << 20, downtime_limit=1)
         a.qmp("migrate", uri=f"unix:{self.work / 'move'}")
         begun = time.monotonic()
         # The first look at the log comes before the first pass, the second one ends it.
         wait_for("the first pass over memory", lambda: (
-            state()["status"] == "active" and state()["ram"]["dirty-sync-count"] >= 2), 120, 0.2)
+            state()["status"] == "active" and state()["ram"]["dirty-sync-count"] >= 2), 120, 0.1)
+        a.qmp("migrate-set-parameters", max_bandwidth=1 << 20)  # the guest writes more than that
         passed = time.monotonic() - begun
         peer.must(SEND_HELD)
         a.must(READ_COLD, 300)
