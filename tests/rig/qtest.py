@@ -246,6 +246,7 @@ class SplitRing(Ring):
             machine.write(at, bytes(length))
         self.spare = list(range(size))
         self.avail_idx = self.used_idx = 0
+        self.calls_wanted = True
 
     def add(self, buffers, indirect=False):
         """Offers a chain of (address, length, device writes). Answers a token."""
@@ -269,10 +270,16 @@ class SplitRing(Ring):
         self.avail_idx = self.avail_idx + 1 & 0xFFFF
         return token
 
+    def want_calls(self, wanted):
+        """With event indices: asks for a call at the next used chain, or half a lap away."""
+        self.calls_wanted = wanted
+        event = self.used_idx if wanted else self.used_idx - 0x8000 & 0xFFFF
+        self.m.write(self.avail + 4 + 2 * self.size, struct.pack("<H", event))
+
     def publish(self):
-        """Shows the device what was added; used_event (if any) asks for a call at the next."""
+        """Shows the device what was added."""
         if self.features & EVENT_IDX:
-            self.m.write(self.avail + 4 + 2 * self.size, struct.pack("<H", self.used_idx))
+            self.want_calls(self.calls_wanted)
         self.m.write(self.avail + 2, struct.pack("<H", self.avail_idx))
         self.kick()
 
@@ -330,6 +337,11 @@ class PackedRing(Ring):
         self.m.write(first[0] + 14, first[1][14:])  # the chain becomes visible here
         self.free -= len(entries)
         return self.offer(identity, len(entries))
+
+    def want_calls(self, wanted):
+        """With event indices: asks for a call at the next used chain, or one lap later."""
+        lap = self.used_wrap if wanted else self.used_wrap ^ 1
+        self.m.write(self.driver_event, struct.pack("<HH", self.next_used | lap << 15, 2))
 
     def publish(self):
         self.kick()

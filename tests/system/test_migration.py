@@ -138,10 +138,10 @@ class Migration(SystemTest):
         return [int(word) for word in words] if len(words) == 3 else [0, 0, 0]
 
     def move(self, a, peer):
-        """Until all memory has been sent once; then so slowly that it cannot end, while the guest is
-        given what it does not look at: those pages are sent again only because the log says that
-        a device wrote them. Then to the end. Answers the progress and the number of captured frames
-        just before that."""
+        """Until all memory has been sent once; then so slowly that it cannot end, while the guest
+        is given what it does not look at: those pages are sent again only because the log says
+        that a device wrote them. Then to the end. Answers the progress and the number of captured
+        frames just before that."""
         def state():
             status = a.qmp("query-migrate")
             self.assertNotIn(status["status"], ("failed", "cancelled"), status)

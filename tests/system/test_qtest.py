@@ -7,7 +7,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 
 from tests.rig.case import SystemTest, main
 from tests.rig.daemon import Daemon
-from tests.rig.process import wait_for
+from tests.rig.process import run, wait_for
 from tests.rig.qtest import (EVENT_IDX, INDIRECT, RING_PACKED, BlkDriver, QtestQemu, VirtioPci)
 
 DISK_MB = 64
@@ -40,6 +40,10 @@ class BlkTest(SystemTest):
         ring = device.queue(queue)
         device.start()
         return BlkDriver(device, ring, indirect)
+
+    def queue(self):
+        """The first queue as the daemon sees it."""
+        return self.daemon.ask("query-disks")[0]["virtqueues"][0]
 
     def exchange(self, blk, base=0):
         """Writes, reads back, asks for the name."""
@@ -74,6 +78,14 @@ class Scenarios:
         _, device = self.machine()
         blk = self.driver(device, EVENT_IDX)
         self.assertTrue(device.accepted & EVENT_IDX)
+        for wanted in (True, False, True):
+            before = self.queue()
+            for number in range(10):
+                blk.ring.want_calls(wanted)
+                self.assertEqual(blk.write(8 * number, bytes([number]) * 4096), BlkDriver.OK)
+            after = self.queue()
+            self.assertEqual([after[key] - before[key] for key in ("calls", "calls_suppressed")],
+                             [10, 0] if wanted else [0, 10])
         self.exchange(blk)
 
     def test_8_queues(self):
@@ -143,6 +155,29 @@ class Scenarios:
         self.assertEqual(status, BlkDriver.IOERR)
         self.assertGreaterEqual(used, 1)
         self.assertEqual(blk.write(SECTORS - 1, b"\1" * 512), BlkDriver.OK)
+
+    def test_file_system_without_room(self):
+        """A sparse image outgrows what lies below it: that write fails, and nothing else."""
+        point = self.work / "small"
+        os.mkdir(point)
+        run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", point])
+        self.addCleanup(run, ["umount", "-l", point], check=False)
+        self.image = os.path.join(point, "disk.img")
+        with open(self.image, "wb") as file:
+            file.truncate(DISK_MB << 20)
+        _, device = self.machine()
+        blk = self.driver(device)
+        data, statuses = b"\x5a" * 65536, []
+        for number in range(DISK_MB):
+            statuses.append(blk.write(number * 128, data))
+        written = statuses.count(BlkDriver.OK)
+        self.assertEqual(set(statuses), {BlkDriver.OK, BlkDriver.IOERR})
+        self.assertTrue(32 <= written <= 48, written)
+        self.assertEqual(self.daemon.ask("query-disks")[0]["counters"]["io_errors"],
+                         DISK_MB - written)
+        self.assertEqual(blk.read(0, 65536), data)
+        self.assertEqual(blk.write(0, data), BlkDriver.OK)
+        self.assertEqual(blk.flush(), BlkDriver.OK)
 
     def test_unknown_request(self):
         _, device = self.machine()
