@@ -58,10 +58,10 @@ base::Result<void> Frontend::wait(short events, Clock::time_point deadline) {
     pump_();
     return {};
   }
-  struct pollfd one {
-    .fd = socket_.get(), .events = events, .revents = 0
-  };
-  ::poll(&one, 1, static_cast<int>(left.count()));
+  std::array<struct pollfd, 2> watched{{{.fd = socket_.get(), .events = events, .revents = 0},
+                                        {.fd = cancel_, .events = POLLIN, .revents = 0}}};
+  ::poll(watched.data(), watched.size(), static_cast<int>(left.count()));
+  if (watched[1].revents != 0) return base::fail("given up: this end is closing");
   return {};
 }
 
@@ -156,6 +156,7 @@ base::Result<Message> Frontend::receive() {
 
 base::Result<void> Frontend::request(Request request, std::span<const std::byte> payload,
                                      std::span<const int> fds) {
+  refused_ = false;
   const bool ack = ask_ack_ && (protocol_ & wire::protocol::reply_ack) != 0;
   const auto flags = wire::version | (ack ? wire::flag_need_reply : 0u);
   if (const auto ok = send(request, payload, fds, flags); !ok) return ok;
@@ -167,12 +168,14 @@ base::Result<void> Frontend::request(Request request, std::span<const std::byte>
       answer->header.flags != (wire::version | wire::flag_reply) || answer->payload.size() != 8) {
     return base::fail("the back-end's acknowledgement is malformed");
   }
-  if (answer->as<std::uint64_t>() != 0) return base::fail("the back-end refused");
+  refused_ = answer->as<std::uint64_t>() != 0;
+  if (refused_) return base::fail("the back-end refused");
   return {};
 }
 
 base::Result<Message> Frontend::ask(Request request, std::span<const std::byte> payload,
                                     std::size_t size) {
+  refused_ = false;
   if (const auto ok = send(request, payload); !ok) return base::Unexpected{ok.error()};
   auto answer = receive();
   if (!answer) return answer;

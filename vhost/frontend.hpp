@@ -41,10 +41,16 @@ class Frontend {
   // Runs while a reply is awaited, instead of sleeping: a test that has the back-end's loop in its
   // own thread turns it here.
   void set_pump(std::function<void()> pump) { pump_ = std::move(pump); }
+  // Every wait ends, with an error, once `fd` is readable: a thread that shall stop is not held up
+  // by a back-end. -1: nothing does.
+  void set_cancel(int fd) { cancel_ = fd; }
   // Whether requests ask for acknowledgements. Default: as negotiated.
   void set_acknowledged(bool on) { ask_ack_ = on; }
   [[nodiscard]] int fd() const { return socket_.get(); }
   void hang_up() { socket_.reset(); }
+  // Whether the last request failed because the back-end answered "no": the connection is as good
+  // as before. After any other failure nothing more can be said on it.
+  [[nodiscard]] bool refused() const { return refused_; }
 
   // Negotiation.
   base::Result<std::uint64_t> get_features();
@@ -109,7 +115,8 @@ class Frontend {
   std::chrono::milliseconds timeout_{10'000};
   std::function<void()> pump_;
   std::uint64_t protocol_ = 0;
-  bool ask_ack_ = true;
+  bool ask_ack_ = true, refused_ = false;
+  int cancel_ = -1;
 };
 
 }  // namespace millrace::vhost

@@ -8,12 +8,14 @@ import contextlib
 import fcntl
 import glob
 import gzip
+import hashlib
 import os
 import re
 import shutil
 import stat
 import subprocess
 import sys
+import time
 
 from .process import RigError, run
 
@@ -23,6 +25,8 @@ MODULES = ["virtio_pci", "virtio_net", "virtio_blk", "ext4", "8021q", "failover"
 PROGRAMS = ["/usr/bin/iperf3", "/usr/sbin/ethtool", "/usr/sbin/mkfs.ext4", "/usr/sbin/e2fsck",
             "/usr/sbin/ip"]
 FLAVOURS = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64"}
+BACKPORTED = {"cloud-6.12": "linux-image-6.12-cloud-amd64",
+              "generic-6.12": "linux-image-6.12-amd64"}
 SUITE = "trixie"
 
 
@@ -35,38 +39,56 @@ def folder():
     return chosen
 
 
+def made_from(name, stamp, make):
+    """The cache's folder of what `make(path)` makes from `stamp`: two source trees may share a
+    cache without undoing each other's work. What nobody asked for in a week goes."""
+    key = hashlib.sha256(stamp.encode()).hexdigest()[:12]
+    path = os.path.join(folder(), f"{name}-{key}")
+    with locked(name):
+        if not is_complete(path, stamp):
+            shutil.rmtree(path, ignore_errors=True)
+            os.makedirs(path)
+            make(path)
+            complete(path, stamp)
+        os.utime(path)
+        for other in glob.glob(os.path.join(folder(), f"{name}-{'[0-9a-f]' * 12}")):
+            if os.stat(other).st_mtime < time.time() - 7 * 86400:
+                shutil.rmtree(other, ignore_errors=True)
+    return path
+
+
 @contextlib.contextmanager
-def _locked(name):
+def locked(name):
     with open(os.path.join(folder(), f".{name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _is_complete(path, stamp):
+def is_complete(path, stamp):
     with contextlib.suppress(OSError):
         with open(os.path.join(path, ".complete")) as file:
             return file.read() == stamp
     return False
 
 
-def _complete(path, stamp):
+def complete(path, stamp):
     with open(os.path.join(path, ".complete"), "w") as file:
         file.write(stamp)
 
 
 def kernel_package(flavour):
     """The package of the newest kernel of that flavour that apt knows."""
-    listing = run(["apt-cache", "depends", FLAVOURS[flavour]]).stdout
+    listing = run(["apt-cache", "depends", {**FLAVOURS, **BACKPORTED}[flavour]], check=False).stdout
     found = re.search(r"Depends: (linux-image-\d\S*)", listing)
     if not found:
-        raise RigError(f"apt knows no kernel for {FLAVOURS[flavour]}; try: apt-get update")
+        raise RigError(f"apt knows no kernel of the flavour {flavour}; try: apt-get update")
     return found.group(1)
 
 
 def kernel(flavour="cloud"):
     """Debian's own kernel, unpacked. Answers (vmlinuz, folder of its modules, version)."""
     root = os.path.join(folder(), f"kernel-{flavour}")
-    with _locked(f"kernel-{flavour}"):
+    with locked(f"kernel-{flavour}"):
         kept = os.path.join(root, ".complete")
         if not os.path.exists(kept):
             _unpack_kernel(kernel_package(flavour), root)
@@ -87,7 +109,7 @@ def _unpack_kernel(package, root):
     os.unlink(deb)
     version = os.path.basename(glob.glob(f"{fresh}/boot/vmlinuz-*")[0])[len("vmlinuz-"):]
     run(["depmod", "-b", fresh, version])
-    _complete(fresh, version)
+    complete(fresh, version)
     os.rename(fresh, root)
 
 
@@ -111,14 +133,11 @@ def _libraries(program):
 
 def initramfs(flavour="cloud"):
     """The guest's whole file system. Answers its path."""
-    vmlinuz, modules, version = kernel(flavour)
-    path = os.path.join(folder(), f"initramfs-{flavour}")
+    _, modules, version = kernel(flavour)
     with open(os.path.join(HERE, "init.sh")) as init, open(__file__) as own:
         stamp = "\n".join([version, init.read(), own.read()])
-    with _locked(f"initramfs-{flavour}"):
-        if not _is_complete(path, stamp):
-            _make_initramfs(path, modules, version)
-            _complete(path, stamp)
+    path = made_from(f"initramfs-{flavour}", stamp,
+                     lambda path: _make_initramfs(path, modules, version))
     return os.path.join(path, "initrd.gz")
 
 
@@ -129,7 +148,6 @@ def _copy(source, root):
 
 
 def _make_initramfs(path, modules, version):
-    shutil.rmtree(path, ignore_errors=True)
     root = os.path.join(path, "root")
     for name in ("bin", "sbin", "usr/bin", "usr/sbin", "proc", "sys", "dev", "tmp", "mnt", "run",
                  "etc", "root", "lib64"):
@@ -180,14 +198,14 @@ def qemu10():
     """QEMU of Debian 13, as a program that can be run like the machine's own. Answers its path."""
     root = os.path.join(folder(), SUITE)
     wrapper = os.path.join(folder(), "qemu10")
-    with _locked(SUITE):
-        if not _is_complete(root, SUITE):
+    with locked(SUITE):
+        if not is_complete(root, SUITE):
             shutil.rmtree(root, ignore_errors=True)
             fresh = root + ".new"
             shutil.rmtree(fresh, ignore_errors=True)
             run(["debootstrap", "--variant=minbase", "--include=qemu-system-x86", SUITE, fresh,
                  _mirror()], timeout=900)
-            _complete(fresh, SUITE)
+            complete(fresh, SUITE)
             os.rename(fresh, root)
         _write_wrapper(root, wrapper)
     return wrapper

@@ -1,0 +1,55 @@
+"""Runs a file of system tests where KVM is real: here, or else in the virtual host."""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+
+from . import assets, case, process, settings
+from .process import RigError, Workspace
+from .virtual_host import VirtualHost
+
+SKIPPED = 77  # as meson reads it
+
+
+def main(flavours=("cloud",), cpus=2, memory_mb=4096, timeout=1500):
+    """In place of case.main(): inside, the same file runs on the same sources and the same build.
+    `flavours` are the kernels that its guests boot, made ready here, where it lasts; without the
+    first of them nothing is run."""
+    if settings.kvm()[0] or os.environ.get("MILLRACE_VIRTUAL_HOST"):
+        case.main()
+        return
+    process.install_signal_handlers()
+    print(f"here: {settings.kvm()[1]}; so in the virtual host", flush=True)
+    with Workspace("inside") as work:
+        try:
+            _prepare(flavours)
+            host = VirtualHost(work, cpus=cpus, memory_mb=memory_mb, shares=_notes())
+        except (RigError, OSError, subprocess.SubprocessError) as error:
+            print(f"skipped: the virtual host cannot be made here: {error}")
+            sys.exit(SKIPPED)
+        with host:
+            print(f"the virtual host is up after {host.seconds_to_boot:.1f} s", flush=True)
+            script = shlex.join(["python3", os.path.realpath(sys.argv[0]), *sys.argv[1:]])
+            status = host.relay(script, time.monotonic() + timeout)
+            if status != 0:
+                print(f"the virtual host's console:\n{host.console()[-4000:]}", file=sys.stderr)
+    if status is None:
+        print(f"not done after {timeout} s", file=sys.stderr)
+    sys.exit(1 if status is None else status)
+
+
+def _prepare(flavours):
+    assets.initramfs(flavours[0])
+    for flavour in flavours[1:]:
+        try:
+            assets.initramfs(flavour)
+        except RigError as error:
+            print(f"no kernel {flavour}: {str(error).splitlines()[0]}", flush=True)
+
+
+def _notes():
+    """Where the tests note what passed: the specification's check reads it afterwards."""
+    folder = os.path.join(settings.build_folder(), "meson-logs")
+    return [folder] if os.path.isdir(folder) else []

@@ -1,0 +1,265 @@
+"""millrace-vmm under real KVM: stock Debian guests, every queue of theirs served by the daemon.
+Where this machine's KVM cannot run them, all of it runs in the virtual host."""
+
+import os
+import re
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from tests.rig import assets, inside, scenes, settings
+from tests.rig.case import SystemTest
+from tests.rig.daemon import Daemon
+from tests.rig.process import RigError, run, wait_for
+from tests.rig.vmm import Vmm
+
+FLAVOURS = ("cloud", "generic", "cloud-6.12", "generic-6.12")
+MACS = ["52:54:00:00:00:0a", "52:54:00:00:00:0b"]
+IPS = ["10.9.0.1", "10.9.0.2"]
+POWERED_OFF, FAILED, USAGE, RESET = 0, 1, 2, 3  # the program's exit statuses
+
+
+class Boot(SystemTest):
+    """Guests without devices: kernel, processors, memory, how they end."""
+
+    def boot(self, name="vm", **more):
+        guest = self.use(Vmm(self.work, name, **more))
+        return guest.start()
+
+    def check_flavour(self, flavour):
+        try:
+            assets.initramfs(flavour)
+        except RigError as error:
+            self.skipTest(str(error).splitlines()[0])
+        guest = self.boot(flavour=flavour)
+        self.assertEqual(guest.must("uname -r"), guest.kernel)
+        self.report(f"{guest.kernel}: {guest.seconds_to_boot:.1f} s to its init")
+        self.assertEqual(guest.stop(), POWERED_OFF)
+
+    def test_cloud(self):
+        self.check_flavour("cloud")
+
+    def test_generic(self):
+        self.check_flavour("generic")
+
+    def test_cloud_6_12(self):
+        self.check_flavour("cloud-6.12")
+
+    def test_generic_6_12(self):
+        self.check_flavour("generic-6.12")
+
+    def test_what_the_kernel_finds(self):
+        """Its boot log: KVM's help for guests is used, legacy devices are neither there nor
+        missed."""
+        guest = self.boot(cpus=2)
+        log = guest.must("dmesg")
+        for word in ("Hypervisor detected: KVM", "kvm-clock: Using msrs", "x2apic enabled",
+                     "TSC deadline timer available", "kvm-guest: PV spinlocks enabled",
+                     "kvm-guest: setup PV IPIs", "kvm-guest: KVM setup pv remote TLB flush"):
+            self.assertTrue(word in log, f"the boot log does not say: {word}")
+        self.assertEqual(guest.must("cat /sys/devices/system/clocksource/clocksource0/"
+                                    "current_clocksource"), "kvm-clock")
+        for word in ("Unable to calibrate", "i8042: No controller", "APIC calibration not",
+                     "Firmware Bug", "BUG:", "WARNING:", "MP-BIOS bug", "ACPI Error"):
+            self.assertFalse(word in log, f"the boot log says: {word}")
+        self.assertTrue(re.search("ECAM|MMCONFIG", log), "no ECAM in the boot log")
+        self.assertEqual(guest.stop(), POWERED_OFF)
+
+    def test_processors_and_memory(self):
+        for cpus, memory in ((1, 256), (2, 1024), (4, 256)):
+            guest = self.boot(f"c{cpus}", cpus=cpus, memory_mb=memory)
+            self.assertEqual(guest.must("nproc"), str(cpus))
+            total = int(guest.must("grep MemTotal /proc/meminfo").split()[1]) // 1024
+            self.assertGreater(total, memory - 120)
+            self.assertLess(total, memory)
+            if cpus > 1:  # every one of them runs, and takes interrupts of its own timer
+                guest.must(f"for i in $(seq 0 {cpus - 1}); do taskset -c $i true || exit 1; done")
+                counts = guest.must("grep LOC: /proc/interrupts").split()[1:cpus + 1]
+                self.assertTrue(all(int(count) > 0 for count in counts), counts)
+            self.assertEqual(guest.stop(), POWERED_OFF)
+
+    def test_memory_above_the_hole(self):
+        guest = self.boot(memory_mb=3584)
+        top = guest.must("grep 'System RAM' /proc/iomem | tail -1").split("-")[0]
+        self.assertGreaterEqual(int(top, 16), 1 << 32)
+        total = int(guest.must("grep MemTotal /proc/meminfo").split()[1]) // 1024
+        self.assertGreater(total, 3300)
+        self.assertEqual(guest.stop(), POWERED_OFF)
+
+    def test_reset_ends_the_program_or_restarts_the_guest(self):
+        guest = self.boot("once")
+        guest.send("reboot -f")
+        self.assertEqual(guest.process.wait(60), RESET)
+        again = self.boot("again", more=["--reboot", "restart"])
+        first = again.boot_id
+        again.must("echo lost >/tmp/mark")
+        again.reboot()
+        self.assertNotEqual(again.boot_id, first)
+        self.assertNotEqual(again.run("cat /tmp/mark")[0], 0)
+        self.assertEqual(again.stop(), POWERED_OFF)
+
+    def test_terminated(self):
+        """SIGTERM presses the power button; a guest that does not listen is stopped in the end."""
+        guest = self.boot()
+        guest.process.signal(15)
+        self.assertEqual(guest.process.wait(60), FAILED)
+        self.assertIn("stopped before it had powered itself off", guest.log())
+
+
+class Refused(SystemTest):
+    """Bad input: one clear line, the right status, nothing left."""
+
+    def refuse(self, status, said, *words):
+        done = run([settings.program("millrace-vmm"), *words], check=False, timeout=60)
+        lines = [line for line in done.stdout.splitlines() if line.startswith("millrace-vmm: ")]
+        self.assertEqual((done.returncode, len(lines)), (status, 1), done.stdout)
+        self.assertRegex(lines[0], said)
+
+    def test_bad_kernel_and_initrd(self):
+        vmlinuz = assets.kernel("cloud")[0]
+        big = self.work / "big"
+        with open(big, "wb") as file:
+            file.truncate(300 << 20)
+        text = self.work / "text"
+        with open(text, "w") as file:
+            file.write("no kernel at all\n" * 1000)
+        self.refuse(FAILED, "/no/such", "--kernel", "/no/such")
+        self.refuse(FAILED, text, "--kernel", text)
+        self.refuse(FAILED, "kernel", "--kernel", self.work.path)
+        self.refuse(FAILED, "/no/such", "--kernel", vmlinuz, "--initrd", "/no/such")
+        self.refuse(FAILED, "initrd", "--kernel", vmlinuz, "--initrd", big)
+        self.refuse(FAILED, "memory", "--kernel", vmlinuz, "--memory", "32M")
+
+    def test_bad_devices(self):
+        vmlinuz = assets.kernel("cloud")[0]
+        for status, word, said in ((USAGE, "sock=x", "sock"), (USAGE, "mac=no", "socket=PATH"),
+                                   (USAGE, "socket=x,queues=0", "queues"),
+                                   (FAILED, "socket=x,mac=no", "mac=no")):
+            self.refuse(status, said, "--kernel", vmlinuz, "--net", word)
+        nobody = self.work / "nobody"
+        self.refuse(FAILED, nobody, "--kernel", vmlinuz, "--disk", f"socket={nobody},wait=no")
+
+
+class Devices(SystemTest):
+    """Two guests and the daemon between them."""
+
+    def setUp(self):
+        super().setUp()
+        self.daemon = Daemon(self.work)
+
+    def pair(self, cpus=1, more=(), **keys):
+        guests = []
+        for number, name in enumerate("ab"):
+            guest = self.use(Vmm(self.work, name, cpus=cpus, more=more))
+            guest.net(self.daemon.port(f"net-{name}", **keys), MACS[number])
+            image = self.daemon.image(f"disk-{name}", 64)
+            guests.append(guest.blk(self.daemon.disk(f"disk-{name}", path=image)))
+        self.use(self.daemon)
+        for guest in guests:
+            guest.start(wait=False)
+        for number, guest in enumerate(guests):
+            guest.wait_ready()
+            guest.nic = scenes.address(guest, MACS[number], IPS[number])
+        return guests
+
+    def checked_transfer(self, sender, receiver, ip, megabytes=8):
+        """Random bytes over TCP from the sender, whose address is `ip`. What arrives has the digest
+        of what was sent."""
+        sender.must(f"mkdir -p /tmp/web && cd /tmp/web && dd if=/dev/urandom of=file bs=1M "
+                    f"count={megabytes} 2>/dev/null && httpd -p 8000 -h /tmp/web")
+        receiver.must(f"wget -q -O /tmp/got http://{ip}:8000/file", 120)
+        self.assertEqual(receiver.must("sha256sum </tmp/got"),
+                         sender.must("sha256sum </tmp/web/file"))
+        receiver.must("rm /tmp/got")
+        sender.must("killall httpd; rm -r /tmp/web")
+
+    def test_net_and_disk(self):
+        a, b = self.pair(cpus=2)
+        self.assertGreaterEqual(scenes.ping(a, IPS[1]), 3)
+        self.assertGreaterEqual(scenes.ping(b, IPS[0]), 3)
+        self.checked_transfer(a, b, IPS[0])
+        self.checked_transfer(b, a, IPS[1])
+        for guest in (a, b):
+            scenes.make_filesystem(guest, "vda")
+            self.assertEqual(scenes.write_and_verify(guest, "vda", 8), 4)
+            guest.must("umount /mnt && e2fsck -f -n /dev/vda", 120)
+            self.assertNotRegex(guest.must("dmesg"), "I/O error|BUG:|WARNING:")
+        for port in self.daemon.ask("query-ports"):
+            formats = {queue["format"] for queue in port["virtqueues"] if queue["enabled"]}
+            self.report(f"{port['name']}: rings are {' and '.join(sorted(formats))}")
+            self.assertEqual(len(formats), 1)
+        self.assertEqual([a.stop(), b.stop()], [POWERED_OFF] * 2)
+
+    def test_restart(self):
+        a, b = self.pair(more=["--reboot", "restart"])
+        scenes.make_filesystem(a, "vda")
+        a.must("echo kept >/mnt/file && sync && umount /mnt")
+        for _ in range(2):
+            a.reboot()
+            self.assertEqual(a.must("mkdir -p /mnt; mount /dev/vda /mnt; cat /mnt/file; "
+                                    "umount /mnt"), "kept")
+            scenes.address(a, MACS[0], IPS[0])
+            self.assertGreaterEqual(scenes.ping(b, IPS[0]), 3)
+        self.assertEqual([a.stop(), b.stop()], [POWERED_OFF] * 2)
+
+    def test_queues_are_reset_one_by_one(self):
+        """A guest that changes the length of its rings resets each queue and starts it anew, while
+        the device goes on."""
+        a, b = self.pair(ring_reset=True)
+        for length in (64, 128, 32):
+            a.must(f"ethtool -G {a.nic} rx {length} tx {length}")
+            port = next(port for port in self.daemon.ask("query-ports")
+                        if port["name"] == "net-a")
+            self.assertEqual({queue["size"] for queue in port["virtqueues"] if queue["enabled"]},
+                             {length})
+            self.assertGreaterEqual(scenes.ping(a, IPS[1]), 3)
+            self.checked_transfer(a, b, IPS[0], 2)
+        self.assertEqual([a.stop(), b.stop()], [POWERED_OFF] * 2)
+
+    def test_daemon_killed(self):
+        """kill -9 of the daemon under verified writes and a running ping: the guests wait."""
+        a, b = self.pair()
+        scenes.make_filesystem(a, "vda")
+        b.must(f"ping -i 0.2 {IPS[0]} >/tmp/ping 2>&1 &")
+        a.must(LOAD)
+        for _ in range(3):
+            time.sleep(2)
+            self.daemon.kill9()
+            self.daemon.start()
+            wait_for("the guests to come back", lambda: all(
+                each["connected"] for each in self.daemon.ask("query-sessions")), 60)
+        a.must("touch /tmp/stop; while [ ! -e /tmp/ended ]; do sleep 0.2; done", 180)
+        self.assertIn("No such file", a.run("cat /tmp/bad")[1])
+        self.assertNotIn("I/O error", a.must("dmesg"))
+        rounds = int(a.must("cat /tmp/rounds"))
+        files = a.must("umount /mnt && mount /dev/vda /mnt && cat /tmp/sum.* >/tmp/sums && "
+                       "sha256sum -c /tmp/sums | grep -c OK; umount /mnt")
+        self.assertEqual(int(files), min(rounds, 16))
+        b.must("killall -INT ping; sleep 1")
+        sent, received = re.search(r"(\d+) packets transmitted, (\d+) packets received",
+                                   b.must("cat /tmp/ping")).groups()
+        self.report(f"3 kills, {rounds} rounds of files verified, {received} of {sent} pings")
+        self.assertGreater(int(received), int(sent) // 2)
+        self.assertGreaterEqual(scenes.ping(b, IPS[0]), 3)
+        self.assertEqual([a.stop(), b.stop()], [POWERED_OFF] * 2)
+
+
+LOAD = """cat >/tmp/load <<'END'
+i=0
+while [ ! -e /tmp/stop ]; do
+  i=$((i + 1))
+  f=/mnt/load$((i % 16))
+  dd if=/dev/urandom of=$f bs=64k count=8 conv=fsync 2>/dev/null || echo write >>/tmp/bad
+  sha256sum $f >/tmp/sum.$((i % 16))
+  echo 3 >/proc/sys/vm/drop_caches
+  sha256sum -c /tmp/sum.$((i % 16)) >/dev/null || echo verify >>/tmp/bad
+  echo $i >/tmp/rounds
+done
+touch /tmp/ended
+END
+sh /tmp/load >/dev/null 2>&1 &"""
+
+
+if __name__ == "__main__":
+    inside.main(FLAVOURS, memory_mb=6144)

@@ -1,0 +1,62 @@
+#include "vmm/vhost_device.hpp"
+
+#include <utility>
+
+#include "vmm/backend_link.hpp"
+
+namespace millrace::vmm {
+
+namespace {
+
+// Device types, virtio 1.2 §5, and PCI class codes: an Ethernet controller, and mass storage that
+// is none of the kinds with a programming interface of its own.
+constexpr std::uint8_t type_net = 1, type_blk = 2;
+constexpr std::uint32_t class_ethernet = 0x020000, class_storage = 0x018000;
+
+base::Result<void> check_options(DeviceKind kind, const VhostDeviceOptions& options) {
+  if (!options.mac) return {};
+  if (kind != DeviceKind::net) {
+    return base::fail(options.socket + ": a disk has no mac: leave it out");
+  }
+  if (((*options.mac)[0] & 1) != 0) {
+    return base::fail(options.socket + ": mac is a multicast address: its first byte must be even");
+  }
+  return {};
+}
+
+}  // namespace
+
+VhostDevice::VhostDevice(DeviceKind kind, Parts parts, Doorbells& doorbells,
+                         const BackendLink& link)
+    : VirtioPci{kind == DeviceKind::net ? type_net : type_blk,
+                kind == DeviceKind::net ? class_ethernet : class_storage, std::move(parts),
+                doorbells},
+      link_{link} {}
+
+base::Result<std::unique_ptr<VhostDevice>> VhostDevice::make(DeviceKind kind,
+                                                             const VhostDeviceOptions& options,
+                                                             Doorbells& doorbells,
+                                                             Interrupts& interrupts,
+                                                             const GuestRam& ram) {
+  if (const auto ok = check_options(kind, options); !ok) return base::Unexpected{ok.error()};
+  BackendLinkConfig config;
+  config.socket = options.socket;
+  config.shape = {.kind = kind, .mac = options.mac, .queues = options.queues};
+  config.queue_size = options.queue_size;
+  config.wait = options.wait;
+  config.cancel = options.cancel;
+  config.on_change = options.on_change;
+  auto link = BackendLink::make(std::move(config), ram);
+  if (!link) return base::Unexpected{link.error()};
+  const BackendLink& seen = **link;
+  auto parts = make_parts(std::move(link).value(), interrupts);
+  if (!parts) return base::fail(options.socket + ": " + parts.error().message);
+  return std::unique_ptr<VhostDevice>{
+      new VhostDevice{kind, std::move(parts).value(), doorbells, seen}};
+}
+
+bool VhostDevice::connected() const {
+  return link_.connected();
+}
+
+}  // namespace millrace::vmm
