@@ -1,4 +1,5 @@
-"""What ./demo shows, once everything is built: two guests at work, and that they were right."""
+"""What ./demo shows, once everything is built: two guests at work, and that they were right.
+Where KVM can run them they are millrace-vmm's, else QEMU's."""
 
 import os
 import re
@@ -11,6 +12,7 @@ from . import process, scenes, settings
 from .daemon import Daemon
 from .guest import Guest
 from .process import Child, RigError, Workspace, run
+from .vmm import Vmm
 
 EXAMPLE = os.path.join(settings.SOURCE, "examples", "first-light.toml")
 HOST = "10.77.0.1"
@@ -20,6 +22,7 @@ IPS = ["10.77.0.11", "10.77.0.12"]
 class Demo:
     def __init__(self, work):
         self.work, self.rows, self.began = work, [], time.monotonic()
+        self.own_vmm = settings.kvm()[0] and not os.environ.get("MILLRACE_QEMU")
 
     def say(self, text):
         print(f"  [{time.monotonic() - self.began:5.1f} s] {text}", flush=True)
@@ -52,10 +55,13 @@ class Demo:
     def guests(self):
         made = []
         for number, (port, disk) in enumerate(zip(self.config["port"], self.config["disk"])):
-            guest = Guest(self.work, "AB"[number])
             mac = port.get("mac") or f"52:54:00:00:00:{number + 1:02x}"
-            queues = port.get("queues", 1)
-            guest.net(port["socket"], mac, queues).blk(disk["socket"], disk.get("queues", 1))
+            if self.own_vmm:
+                guest = Vmm(self.work, "AB"[number]).net(port["socket"], mac).blk(disk["socket"])
+            else:
+                guest = Guest(self.work, "AB"[number])
+                guest.net(port["socket"], mac, port.get("queues", 1))
+                guest.blk(disk["socket"], disk.get("queues", 1))
             guest.mac = mac
             made.append(guest)
         return made[:2]
@@ -109,10 +115,10 @@ class Demo:
 def main():
     process.install_signal_handlers()
     usable, why = settings.kvm()
-    qemu = settings.qemu()
     with Workspace("demo") as work:
         demo = Demo(work)
-        version = subprocess.run([qemu, "--version"], text=True, check=True,
+        vmm = settings.program("millrace-vmm") if demo.own_vmm else settings.qemu()
+        version = subprocess.run([vmm, "--version"], text=True, check=True,
                                  stdout=subprocess.PIPE).stdout.split("\n")[0]
         demo.say(f"{version}; {'KVM' if usable else 'emulated (TCG)'}: {why}")
         daemon = demo.daemon()
@@ -127,7 +133,8 @@ def main():
                 print(daemon.millctl("status").stdout, flush=True)
                 for guest in (a, b):
                     guest.must("umount /mnt")
-                    guest.stop()
+                    if guest.stop():
+                        raise RigError(f"guest {guest.name} did not end well\n{guest.log()}")
             daemon.stop()
             demo.row("millraced", "drained, exit status 0")
         except BaseException:
