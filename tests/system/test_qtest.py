@@ -1,11 +1,12 @@
 """A virtio-blk device poked register by register through QEMU, without a guest."""
 
 import os
+import struct
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from tests.rig.case import SystemTest, main
+from tests.rig.case import RigError, SystemTest, main
 from tests.rig.daemon import Daemon
 from tests.rig.process import run, wait_for
 from tests.rig.qtest import (EVENT_IDX, INDIRECT, RING_PACKED, BlkDriver, QtestQemu, VirtioPci)
@@ -13,7 +14,8 @@ from tests.rig.qtest import (EVENT_IDX, INDIRECT, RING_PACKED, BlkDriver, QtestQ
 DISK_MB = 64
 SECTORS = DISK_MB * 2048
 # virtio 1.2 5.2.3
-SEG_MAX, BLK_SIZE, MQ, DISCARD, WRITE_ZEROES, FLUSH = (1 << bit for bit in (2, 6, 12, 13, 14, 9))
+SEG_MAX, BLK_SIZE, FLUSH, TOPOLOGY, MQ, DISCARD, WRITE_ZEROES = (
+    1 << bit for bit in (2, 6, 9, 10, 12, 13, 14))
 BLK = SEG_MAX | BLK_SIZE | MQ | DISCARD | WRITE_ZEROES | FLUSH
 UNMAP = 1
 
@@ -178,6 +180,34 @@ class Scenarios:
         self.assertEqual(blk.read(0, 65536), data)
         self.assertEqual(blk.write(0, data), BlkDriver.OK)
         self.assertEqual(blk.flush(), BlkDriver.OK)
+
+    def test_block_device(self):
+        """A device of 4 KiB blocks: they and its topology reach the driver, and so does its growth;
+        less than a block is refused."""
+        try:
+            loop = run(["losetup", "--find", "--show", "--sector-size=4096", self.image]).stdout
+        except (OSError, RigError) as error:
+            self.skipTest(f"skipped: no loop devices on this machine: {error}")
+        self.image, image = loop.strip(), self.image
+        self.addCleanup(run, ["losetup", "-d", self.image], check=False)
+        _, device = self.machine()
+        device.negotiate(BLK | TOPOLOGY | self.ring_features)
+        ring = device.queue(0)
+        device.start()
+        blk = BlkDriver(device, ring)
+        block_size, exponent, offset, least, best = struct.unpack("<IBBHI", b"".join(
+            device.get(at, 1, device.config).to_bytes(1, "little") for at in range(20, 32)))
+        self.assertEqual((block_size, block_size << exponent, offset), (4096, 4096, 0))
+        self.assertEqual((least, best), (1, 0))
+        self.assertEqual(blk.capacity(), SECTORS)
+        self.exchange(blk)
+        self.assertEqual(blk.write(1, b"\1" * 512), BlkDriver.IOERR)
+        os.truncate(image, 2 * DISK_MB << 20)
+        run(["losetup", "--set-capacity", self.image])
+        self.daemon.millctl("resize", "disk")
+        wait_for("the new size", lambda: blk.capacity() == 2 * SECTORS)
+        self.assertEqual(blk.write(SECTORS, b"\2" * 4096), BlkDriver.OK)
+        self.assertEqual(blk.read(SECTORS, 4096), b"\2" * 4096)
 
     def test_unknown_request(self):
         _, device = self.machine()
