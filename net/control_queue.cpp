@@ -18,6 +18,23 @@ template <class T>
   const auto bytes = std::as_writable_bytes(std::span{&out, 1});
   return virtio::copy_from(chain.readable(), offset, bytes) == bytes.size();
 }
+
+// One of the two tables of MAC TABLE_SET. Moves `offset` behind it; false where it is cut short.
+[[nodiscard]] bool read_table(const virtio::Chain& chain, std::size_t& offset,
+                              RxFilter::Addresses& out) noexcept {
+  base::le32 entries{};
+  if (!read_at(chain, offset, entries)) return false;
+  offset += sizeof entries;
+  out.count = entries.host();
+  const auto bytes = std::uint64_t{out.count} * sizeof(RxFilter::Mac);
+  if (bytes > chain.readable_bytes() - offset) return false;
+  if (out.count <= RxFilter::addresses_max) {
+    const auto kept = std::as_writable_bytes(std::span{out.macs}).first(bytes);
+    if (virtio::copy_from(chain.readable(), offset, kept) != bytes) return false;
+  }
+  offset += bytes;
+  return true;
+}
 }  // namespace
 
 ControlQueue::ControlQueue(std::unique_ptr<virtio::Queue> queue, std::uint64_t features,
@@ -98,6 +115,10 @@ ControlQueue::Verdict ControlQueue::read() noexcept {
   };
   if (is(wire::net_class::mq, wire::net_mq_command::vq_pairs_set)) return read_pairs();
   if (is(wire::net_class::mac, wire::net_mac_command::addr_set)) return read_mac();
+  if (is(wire::net_class::mac, wire::net_mac_command::table_set)) return read_addresses();
+  if (control.class_id == wire::net_class::rx) return read_mode(control.command);
+  if (is(wire::net_class::vlan, wire::net_vlan_command::add)) return read_vlan(true);
+  if (is(wire::net_class::vlan, wire::net_vlan_command::del)) return read_vlan(false);
   if (is(wire::net_class::announce, wire::net_announce_command::ack)) {
     return (features_ & nf::guest_announce) != 0 ? Verdict::ok : Verdict::error;
   }
@@ -109,7 +130,7 @@ ControlQueue::Verdict ControlQueue::read_pairs() noexcept {
   if ((features_ & nf::mq) == 0) return Verdict::error;
   if (!read_at(chain_, sizeof(wire::NetControl), pairs)) return Verdict::error;
   if (pairs.host() < 1 || pairs.host() > pairs_) return Verdict::error;
-  request_ = {ControlRequest::Kind::set_pairs, pairs.host(), {}};
+  request_ = {.kind = ControlRequest::Kind::set_pairs, .number = pairs.host()};
   return Verdict::control;
 }
 
@@ -118,7 +139,36 @@ ControlQueue::Verdict ControlQueue::read_mac() noexcept {
   if ((features_ & nf::ctrl_mac_addr) == 0) return Verdict::error;
   if (!read_at(chain_, sizeof(wire::NetControl), mac)) return Verdict::error;
   if ((mac[0] & 1) != 0) return Verdict::error;
-  request_ = {ControlRequest::Kind::set_mac, 0, mac};
+  request_ = {.kind = ControlRequest::Kind::set_mac, .mac = mac};
+  return Verdict::control;
+}
+
+// PROMISC and ALLMULTI come with CTRL_RX, the others with CTRL_RX_EXTRA (§5.1.6.5.1).
+ControlQueue::Verdict ControlQueue::read_mode(std::uint8_t command) noexcept {
+  std::uint8_t on = 0;
+  const bool basic = command <= wire::net_rx_command::allmulti;
+  if ((features_ & (basic ? nf::ctrl_rx : nf::ctrl_rx_extra)) == 0) return Verdict::error;
+  if (command > wire::net_rx_command::nobcast) return Verdict::error;
+  if (!read_at(chain_, sizeof(wire::NetControl), on) || on > 1) return Verdict::error;
+  request_ = {.kind = ControlRequest::Kind::set_mode, .mode = command, .on = on == 1};
+  return Verdict::control;
+}
+
+ControlQueue::Verdict ControlQueue::read_addresses() noexcept {
+  if ((features_ & nf::ctrl_rx) == 0) return Verdict::error;
+  request_ = {.kind = ControlRequest::Kind::set_addresses};
+  std::size_t offset = sizeof(wire::NetControl);
+  if (!read_table(chain_, offset, request_.stations)) return Verdict::error;
+  if (!read_table(chain_, offset, request_.groups)) return Verdict::error;
+  return Verdict::control;
+}
+
+ControlQueue::Verdict ControlQueue::read_vlan(bool add) noexcept {
+  base::le16 vlan{};
+  if ((features_ & nf::ctrl_vlan) == 0) return Verdict::error;
+  if (!read_at(chain_, sizeof(wire::NetControl), vlan)) return Verdict::error;
+  if (vlan.host() >= RxFilter::vlans) return Verdict::error;
+  request_ = {.kind = ControlRequest::Kind::set_vlan, .number = vlan.host(), .on = add};
   return Verdict::control;
 }
 

@@ -2,8 +2,9 @@
 //
 // Takes one command at a time. What changes the device is control's to do: the worker fills the
 // Doorbell that it holds and sends it back; control acts, and the next Doorbell brings the answer,
-// which only then becomes visible to the driver. Known here: MQ VQ_PAIRS_SET, MAC ADDR_SET and
-// ANNOUNCE ACK; everything else is answered with an error.
+// which only then becomes visible to the driver. Known here: RX (all modes), MAC TABLE_SET and
+// ADDR_SET, VLAN ADD and DEL, ANNOUNCE ACK and MQ VQ_PAIRS_SET; everything else is answered with an
+// error.
 // Thread: the owning reactor, but for the constructor (control).
 #pragma once
 
@@ -13,6 +14,7 @@
 #include <memory>
 
 #include "base/command.hpp"
+#include "net/rx_filter.hpp"
 #include "virtio/chain.hpp"
 #include "virtio/queue.hpp"
 
@@ -20,10 +22,13 @@ namespace millrace::net {
 
 // What a driver asks control to do.
 struct ControlRequest {
-  enum class Kind : std::uint8_t { none, set_pairs, set_mac };
+  enum class Kind : std::uint8_t { none, set_pairs, set_mac, set_mode, set_addresses, set_vlan };
   Kind kind = Kind::none;
-  std::uint16_t pairs = 0;
+  std::uint16_t number = 0;  // pairs; or a VLAN
+  std::uint8_t mode = 0;     // a command of class RX
+  bool on = false;           // that mode, or that VLAN
   std::array<std::uint8_t, 6> mac{};
+  RxFilter::Addresses stations{}, groups{};
 };
 
 class ControlQueue final : public virtio::QueueWorker {
@@ -72,6 +77,9 @@ class ControlQueue final : public virtio::QueueWorker {
   [[nodiscard]] Verdict read() noexcept;
   [[nodiscard]] Verdict read_pairs() noexcept;
   [[nodiscard]] Verdict read_mac() noexcept;
+  [[nodiscard]] Verdict read_mode(std::uint8_t command) noexcept;
+  [[nodiscard]] Verdict read_addresses() noexcept;
+  [[nodiscard]] Verdict read_vlan(bool add) noexcept;
   // Writes the acknowledgement of chain_, gives it back and calls the driver.
   void answer(bool accepted) noexcept;
 

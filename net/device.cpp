@@ -34,7 +34,9 @@ std::uint64_t features_of(const Config& config) {
   if (config.mac) bits |= nf::mac;
   if (config.mtu != 0) bits |= nf::mtu;
   if (config.pairs > 1) bits |= nf::mq;
-  if (config.control_queue) bits |= nf::ctrl_vq | nf::ctrl_mac_addr;
+  if (config.control_queue) {
+    bits |= nf::ctrl_vq | nf::ctrl_mac_addr | nf::ctrl_rx | nf::ctrl_rx_extra | nf::ctrl_vlan;
+  }
   return bits;
 }
 
@@ -131,6 +133,14 @@ class NetDevice final : public Device {
   // Hands the control queue its next doorbell, with the answer to the last command.
   void ring_doorbell(ControlQueue& worker, unsigned reactor, bool accepted);
   void act(const ControlRequest& request, std::function<void()> next);
+  void act_on_pairs(unsigned pairs, const std::function<void()>& next);
+  // What a driver begins with under the negotiated features.
+  void reset_filter();
+  // The filter as a receive queue shall hold it; none where the driver cannot have one.
+  [[nodiscard]] std::shared_ptr<const RxFilter> filter_to_use() const;
+  // Gives receive queues the filter of now; `next` runs when they have it.
+  void give_filter(const Pair& pair, std::function<void()> next);
+  void spread_filter(const std::function<void()>& next);
   [[nodiscard]] Totals totals(unsigned index) const;
 
   const Config config_;
@@ -139,6 +149,7 @@ class NetDevice final : public Device {
   std::optional<vswitch::Mac> mac_;
   std::uint16_t mtu_;
   unsigned active_pairs_;
+  RxFilter filter_;
   vswitch::PortId port_ = vswitch::no_port;
   std::vector<SwitchSide> sides_;  // by reactor; fixed once joined
   std::vector<Pair> pairs_;
@@ -169,6 +180,46 @@ void NetDevice::set_features(std::uint64_t features) {
   }
   // With a control queue a driver starts with one pair (§5.1.5); without, the front-end enables.
   active_pairs_ = (features & nf::ctrl_vq) != 0 ? 1 : config_.pairs;
+  reset_filter();
+}
+
+void NetDevice::reset_filter() {
+  mac_ = config_.mac;  // the address that a driver set is its own, and the next one's is not
+  filter_ = RxFilter{};
+  filter_.set_own(mac_);
+  if ((negotiated() & nf::ctrl_rx) == 0) filter_.take_all_addresses();
+  if ((negotiated() & nf::ctrl_vlan) != 0) filter_.filter_vlans();
+}
+
+std::shared_ptr<const RxFilter> NetDevice::filter_to_use() const {
+  const bool has_control = config_.control_queue && (negotiated() & nf::ctrl_vq) != 0;
+  if (!has_control || (negotiated() & (nf::ctrl_rx | nf::ctrl_vlan)) == 0) return nullptr;
+  return std::make_shared<const RxFilter>(filter_);
+}
+
+// A queue that is about to stop is no endpoint any more; what is posted to one that is comes before
+// whatever stops it.
+void NetDevice::give_filter(const Pair& pair, std::function<void()> next) {
+  const auto filter = std::make_shared<std::shared_ptr<const RxFilter>>(filter_to_use());
+  pool().post(
+      pair.reactor,
+      [endpoint = pair.endpoint, filter](base::Reactor&) noexcept {
+        endpoint->swap_filter(*filter);
+      },
+      std::move(next));
+}
+
+void NetDevice::spread_filter(const std::function<void()>& next) {
+  auto left = std::make_shared<unsigned>(1);
+  const auto one_done = [left, next] {
+    if (--*left == 0) next();
+  };
+  for (const Pair& pair : pairs_) {
+    if (pair.endpoint == nullptr) continue;
+    ++*left;
+    give_filter(pair, one_done);
+  }
+  one_done();
 }
 
 base::Result<void> NetDevice::announce(std::span<const std::uint8_t, 6> mac) {
@@ -234,7 +285,7 @@ void NetDevice::worker_started(virtio::QueueWorker& worker, unsigned reactor, bo
   Pair& pair = pairs_.at(index / 2);
   pair.endpoint = &static_cast<RxPort&>(worker);
   pair.reactor = reactor, pair.enabled = enabled;
-  update_pair(index / 2, std::move(next));
+  give_filter(pair, [this, index, next = std::move(next)] { update_pair(index / 2, next); });
 }
 
 void NetDevice::worker_enabled(virtio::QueueWorker& worker, unsigned, bool enabled,
@@ -285,14 +336,33 @@ void NetDevice::ring_doorbell(ControlQueue& worker, unsigned reactor, bool accep
 }
 
 void NetDevice::act(const ControlRequest& request, std::function<void()> next) {
-  if (request.kind == ControlRequest::Kind::set_mac) {
-    mac_ = request.mac;
-    return next();
+  switch (request.kind) {
+    case ControlRequest::Kind::none:
+      return;
+    case ControlRequest::Kind::set_pairs:
+      return act_on_pairs(request.number, next);
+    case ControlRequest::Kind::set_mac:
+      mac_ = request.mac;
+      filter_.set_own(mac_);
+      break;
+    case ControlRequest::Kind::set_mode:
+      CHECK(filter_.set_mode(request.mode, request.on));
+      break;
+    case ControlRequest::Kind::set_addresses:
+      filter_.set_addresses(request.stations, request.groups);
+      break;
+    case ControlRequest::Kind::set_vlan:
+      CHECK(filter_.set_vlan(request.number, request.on));
+      break;
   }
-  active_pairs_ = request.pairs;
+  spread_filter(next);
+}
+
+void NetDevice::act_on_pairs(unsigned pairs, const std::function<void()>& next) {
+  active_pairs_ = pairs;
   // The last one to be done goes on.
   auto left = std::make_shared<unsigned>(config_.pairs);
-  auto one_done = [left, next = std::move(next)] {
+  auto one_done = [left, next] {
     if (--*left == 0) next();
   };
   for (unsigned pair = 0; pair < config_.pairs; ++pair) update_pair(pair, one_done);

@@ -100,19 +100,12 @@ class NetDeviceTest : public ::testing::Test {
 
 TEST_F(NetDeviceTest, OffersWhatItDoes) {
   const std::uint64_t plain = make({.name = "a"}).features();
-  for (const std::uint64_t bit :
-       {vf::version_1, vf::any_layout, vf::indirect_desc, vf::event_idx,  vf::ring_packed,
-        vf::in_order,  nf::mrg_rxbuf,  nf::csum,          nf::guest_csum, nf::host_tso4,
-        nf::host_tso6, nf::host_ecn,   nf::host_uso,      nf::guest_tso4, nf::guest_tso6,
-        nf::guest_ecn, nf::guest_uso4, nf::guest_uso6,    nf::status,     nf::guest_announce}) {
-    EXPECT_NE(plain & bit, 0u) << std::hex << bit;
-  }
-  for (const std::uint64_t bit :
-       {vf::ring_reset, nf::mtu, nf::mac, nf::mq, nf::ctrl_vq, nf::ctrl_mac_addr, nf::ctrl_rx,
-        nf::rss, nf::hash_report, nf::notf_coal, nf::host_ufo, nf::guest_ufo, nf::speed_duplex,
-        nf::rsc_ext}) {
-    EXPECT_EQ(plain & bit, 0u) << std::hex << bit;
-  }
+  constexpr std::uint64_t offered =
+      vf::version_1 | vf::any_layout | vf::indirect_desc | vf::event_idx | vf::ring_packed |
+      vf::in_order | nf::mrg_rxbuf | nf::csum | nf::guest_csum | nf::host_tso4 | nf::host_tso6 |
+      nf::host_ecn | nf::host_uso | nf::guest_tso4 | nf::guest_tso6 | nf::guest_ecn |
+      nf::guest_uso4 | nf::guest_uso6 | nf::status | nf::guest_announce;
+  EXPECT_EQ(plain, offered) << std::hex << (plain ^ offered);
 }
 
 TEST_F(NetDeviceTest, OffersFollowTheConfiguration) {
@@ -254,8 +247,9 @@ TEST_F(NetDeviceTest, WakesFromSleepByAKick) {
 
 class ControlQueueTest : public NetDeviceTest {
  protected:
-  static constexpr std::uint64_t features =
-      vf::version_1 | nf::mrg_rxbuf | nf::mq | nf::ctrl_vq | nf::ctrl_mac_addr | nf::guest_announce;
+  static constexpr std::uint64_t features = vf::version_1 | nf::mrg_rxbuf | nf::mq | nf::ctrl_vq |
+                                            nf::ctrl_mac_addr | nf::guest_announce | nf::ctrl_rx |
+                                            nf::ctrl_vlan;
 
   void start_all(unsigned pairs) {
     make({.name = "a", .pairs = pairs, .control_queue = true});
@@ -282,6 +276,24 @@ class ControlQueueTest : public NetDeviceTest {
     return done->bytes[0];
   }
 
+  // The switch has a frame to that address for the first pair.
+  void deliver(const Bytes& to) {
+    const auto endpoint = fabric_->endpoints.at(0);
+    auto packet = std::make_shared<vswitch::Packet>();
+    packet->header.fill(std::byte{0});
+    packet->header_size = 60, packet->length = 60;
+    std::memcpy(packet->header.data(), to.data(), to.size());
+    bool done = false;
+    pool_->post(
+        endpoint.reactor,
+        [endpoint, packet](base::Reactor&) noexcept {
+          const vswitch::Packet* one = packet.get();
+          endpoint.port->deliver({&one, 1});
+        },
+        [&done] { done = true; });
+    EXPECT_TRUE(until([&] { return done; }));
+  }
+
   std::vector<std::unique_ptr<GuestRing>> rings_;
 };
 
@@ -304,7 +316,13 @@ TEST_F(ControlQueueTest, RefusesWhatIsWrongAndGoesOn) {
   EXPECT_EQ(command({{4, 0, 1}}), 1) << "short";
   EXPECT_EQ(command({{4}}), 1) << "shorter than a header";
   EXPECT_EQ(command({{4, 1, 1, 0}}), 1) << "RSS was not offered";
-  EXPECT_EQ(command({{0, 0, 1}}), 1) << "CTRL_RX was not offered";
+  EXPECT_EQ(command({{0, 3, 1}}), 1) << "CTRL_RX_EXTRA was not negotiated";
+  EXPECT_EQ(command({{0, 0, 2}}), 1) << "neither on nor off";
+  EXPECT_EQ(command({{0, 0}}), 1) << "short";
+  EXPECT_EQ(command({{2, 0, 0, 0x10}}), 1) << "VLAN 4096";
+  EXPECT_EQ(command({{1, 0, 1, 0, 0, 0, 2, 2, 2}}), 1) << "a table that is cut short";
+  EXPECT_EQ(command({{1, 0, 0xff, 0xff, 0xff, 0xff}}), 1) << "a table longer than any";
+  EXPECT_EQ(command({{1, 0, 0, 0, 0, 0}}), 1) << "one table instead of two";
   EXPECT_EQ(command({{9, 9, 9}}), 1);
   EXPECT_EQ(command({{1, 1, 0x53, 0, 0, 0, 0, 1}}), 1) << "multicast";
   EXPECT_EQ(fabric_->endpoints.size(), 1u);
@@ -319,6 +337,33 @@ TEST_F(ControlQueueTest, SetsTheAddressAndTakesAnAcknowledgement) {
   const Bytes expected{0x52, 0x54, 0, 9, 8, 7};
   EXPECT_EQ(std::memcmp(config_space().mac, expected.data(), 6), 0);
   EXPECT_EQ(command({{3, 0}}), 0);
+  for (unsigned i = 0; i < rings_.size(); ++i) stop(i);
+  device_->set_features(features);
+  EXPECT_EQ(std::memcmp(config_space().mac, Bytes(6).data(), 6), 0) << "the next driver's own";
+  close();
+}
+
+TEST_F(ControlQueueTest, TheDriverChoosesWhatItReceives) {
+  start_all(2);
+  for (unsigned i = 0; i < 8; ++i) rings_[0]->post({256});
+  const Bytes own{0x52, 0x54, 0, 9, 8, 7}, other{0x52, 0x54, 0, 1, 1, 1};
+  const auto got = [&](const Bytes& to) {
+    deliver(to);
+    return rings_[0]->take_used().has_value();
+  };
+  EXPECT_TRUE(got(other)) << "a device begins promiscuous";
+  EXPECT_EQ(command({{1, 1}, own}), 0);
+  EXPECT_EQ(command({{0, 0, 0}}), 0);
+  EXPECT_TRUE(got(own));
+  EXPECT_FALSE(got(other));
+  EXPECT_EQ(command({{1, 0}, {1, 0, 0, 0}, other, {0, 0, 0, 0}}), 0);
+  EXPECT_TRUE(got(other));
+  EXPECT_EQ(command({{1, 0}, {0, 0, 0, 0}, {0, 0, 0, 0}}), 0);
+  EXPECT_FALSE(got(other));
+  EXPECT_EQ(command({{2, 0, 7, 0}}), 0);
+  EXPECT_EQ(command({{2, 1, 7, 0}}), 0);
+  EXPECT_EQ(command({{0, 0, 1}}), 0);
+  EXPECT_TRUE(got(other)) << "promiscuous again";
   stop_all();
 }
 

@@ -66,6 +66,7 @@ void RxPort::deliver(std::span<const Packet* const> packets) noexcept {
 
 template <class R>
 void RxPort::accept(R& ring, const Packet& packet) noexcept {
+  if (filter_ != nullptr && !filter_->takes(packet)) return side_.counters->filtered.add();
   if (acceptance_.takes_whole(packet)) {
     const Outcome outcome = accept_whole(ring, packet);
     // A large packet that these buffers cannot hold goes in segments, as far as they reach.

@@ -16,6 +16,7 @@
 
 #include "net/frame.hpp"
 #include "net/offload.hpp"
+#include "net/rx_filter.hpp"
 #include "net/switch_side.hpp"
 #include "switch/port.hpp"
 #include "virtio/chain.hpp"
@@ -34,6 +35,9 @@ class RxPort final : public virtio::QueueWorker, public vswitch::Port {
          SwitchSides sides);
 
   void deliver(std::span<const vswitch::Packet* const> packets) noexcept override;
+  // Puts another filter in place (nullptr: none) and hands back the one before, for control to
+  // drop.
+  void swap_filter(std::shared_ptr<const RxFilter>& filter) noexcept { filter_.swap(filter); }
 
   bool poll() noexcept override { return false; }
   bool arm() noexcept override { return false; }
@@ -84,6 +88,7 @@ class RxPort final : public virtio::QueueWorker, public vswitch::Port {
   const std::uint16_t mtu_;
   const Acceptance acceptance_;
   const SwitchSides sides_;
+  std::shared_ptr<const RxFilter> filter_;
   SwitchSide side_;
   base::Reactor* reactor_ = nullptr;
   bool quiesced_ = false;

@@ -22,6 +22,7 @@ struct PortCounters {
   base::Counter drop_reserved;   // 01:80:c2:00:00:0x, which no bridge forwards (802.1Q 8.6.3)
   base::Counter drop_isolated;   // both ports are isolated
   base::Counter drop_hairpin;    // the destination is the port it came from
+  base::Counter filtered;        // the receiver's own driver asked not to be given it: no drop
   base::Counter learn_refused;   // the port's address quota is used up (the frame still passes)
   base::Counter segmented;       // packets segmented in software for this receiver
   base::Counter checksummed;     // checksums completed in software for this receiver
@@ -38,6 +39,7 @@ void for_each_counter(Counters& c, Visit visit) {
   visit("drop_vlan", c.drop_vlan), visit("drop_source", c.drop_source);
   visit("drop_reserved", c.drop_reserved), visit("drop_isolated", c.drop_isolated);
   visit("drop_hairpin", c.drop_hairpin), visit("learn_refused", c.learn_refused);
+  visit("filtered", c.filtered);
   visit("segmented", c.segmented), visit("checksummed", c.checksummed);
 }
 

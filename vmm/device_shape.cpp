@@ -85,6 +85,11 @@ base::Result<DeviceShape> net_shape(const BackendOffer& offer, const ShapeOption
   auto config = read_as<NetConfig>(offer.config);
   if (offer.config.empty()) config.status = base::le16{virtio::wire::net_status_link_up};
   if (options.mac) {
+    // It would filter what it receives by its own address.
+    const bool its_own = (shape.features & nf::mac) != 0;
+    if (its_own && !std::ranges::equal(*options.mac, config.mac)) {
+      return fail("mac= is not the address that the back-end gives its NIC: make them the same");
+    }
     shape.features |= nf::mac;
     std::ranges::copy(*options.mac, config.mac);
   }

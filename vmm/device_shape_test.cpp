@@ -93,6 +93,22 @@ TEST(DeviceShape, ControlQueueComesLast) {
   EXPECT_EQ(shape->vring_of(2, 0), 2u);
 }
 
+TEST(DeviceShape, OneAddressForBothEnds) {
+  auto offer = net_offer(1, 3);
+  NetConfig config{};
+  std::memcpy(&config, offer.config.data(), sizeof config);
+  config.mac[5] = 7;
+  std::memcpy(offer.config.data(), &config, sizeof config);
+  auto options = net;
+  options.mac = {0, 0, 0, 0, 0, 7};
+  offer.features |= nf::mac;
+  EXPECT_TRUE(shape_of(offer, options).has_value());
+  options.mac = {0, 0, 0, 0, 0, 8};
+  EXPECT_FALSE(shape_of(offer, options).has_value());
+  offer.features &= ~nf::mac;
+  EXPECT_TRUE(shape_of(offer, options).has_value());
+}
+
 TEST(DeviceShape, WithoutControlQueueOnePair) {
   auto offer = net_offer(4, 8);
   offer.features &= ~nf::ctrl_vq;

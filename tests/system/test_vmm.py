@@ -17,6 +17,7 @@ from tests.rig.vmm import Vmm
 FLAVOURS = ("cloud", "generic", "cloud-6.12", "generic-6.12")
 MACS = ["52:54:00:00:00:0a", "52:54:00:00:00:0b"]
 IPS = ["10.9.0.1", "10.9.0.2"]
+CONTROLLED = (17, 18, 19, 22, 23)  # feature bits: CTRL_VQ, CTRL_RX, CTRL_VLAN, MQ, CTRL_MAC_ADDR
 POWERED_OFF, FAILED, USAGE, RESET = 0, 1, 2, 3  # the program's exit statuses
 
 
@@ -152,6 +153,8 @@ class Devices(SystemTest):
         guests = []
         for number, name in enumerate("ab"):
             guest = self.use(Vmm(self.work, name, cpus=cpus, more=more))
+            if keys.get("control_queue"):
+                keys["mac"] = MACS[number]
             guest.net(self.daemon.port(f"net-{name}", **keys), MACS[number])
             image = self.daemon.image(f"disk-{name}", 64)
             guests.append(guest.blk(self.daemon.disk(f"disk-{name}", path=image)))
@@ -203,16 +206,65 @@ class Devices(SystemTest):
             self.assertGreaterEqual(scenes.ping(b, IPS[0]), 3)
         self.assertEqual([a.stop(), b.stop()], [POWERED_OFF] * 2)
 
+    def port(self, name):
+        return next(port for port in self.daemon.ask("query-ports") if port["name"] == name)
+
+    def filtered(self, name):
+        return self.port(name)["counters"]["filtered"]
+
+    def test_control_queue(self):
+        """The driver's commands reach the daemon: pairs in use, its address, what it receives."""
+        a, b = self.pair(cpus=2, control_queue=True, queues=2)
+        offered = a.must(f"cat /sys/class/net/{a.nic}/device/features")
+        self.assertEqual({offered[bit] for bit in CONTROLLED}, {"1"})
+        for pairs in (2, 1, 2):
+            a.must(f"ethtool -L {a.nic} combined {pairs}")
+            self.checked_transfer(b, a, IPS[1], 2)
+        strange = "52:54:00:99:99:99"
+        a.must(f"/usr/sbin/ip neigh add 10.9.0.77 lladdr {strange} dev {a.nic}")
+        for promiscuous in (False, True, False):
+            b.must(f"ip link set {b.nic} promisc {'on' if promiscuous else 'off'}")
+            before, seen = self.filtered("net-b"), scenes.packets(b, b.nic)[1]
+            a.run("ping -c 10 -i 0.1 -W 1 10.9.0.77")
+            self.assertEqual(self.filtered("net-b") - before >= 10, not promiscuous)
+            if promiscuous:
+                self.assertGreaterEqual(scenes.packets(b, b.nic)[1] - seen, 10)
+        b.must(f"ip link set {b.nic} address {strange} && ip addr add 10.9.0.77/24 dev {b.nic}")
+        a.must(f"/usr/sbin/ip neigh del 10.9.0.77 dev {a.nic}")
+        self.assertGreaterEqual(scenes.ping(a, "10.9.0.77"), 3)
+        self.assertEqual([a.stop(), b.stop()], [POWERED_OFF] * 2)
+
+    def test_vlan_filter(self):
+        """A driver is given tagged frames of those VLANs that it asked for."""
+        a, b = self.pair(control_queue=True, trunk=[10, 20])
+
+        def add(guest, vlan, ip):
+            guest.must(f"/usr/sbin/ip link add link {guest.nic} name v{vlan} type vlan id {vlan}; "
+                       f"ip link set v{vlan} up && ip addr add {ip}/24 dev v{vlan}")
+        add(a, 10, "10.10.0.1")
+        add(b, 10, "10.10.0.2")
+        add(a, 20, "10.20.0.1")
+        self.assertGreaterEqual(scenes.ping(a, "10.10.0.2"), 3)
+        before = self.filtered("net-b")
+        self.assertNotEqual(a.run("ping -c 3 -W 1 10.20.0.2")[0], 0)
+        self.assertGreater(self.filtered("net-b"), before)
+        add(b, 20, "10.20.0.2")
+        self.assertGreaterEqual(scenes.ping(a, "10.20.0.2"), 3)
+        b.must("ip link del v20")
+        before = self.filtered("net-b")
+        a.run("ping -c 3 -W 1 10.20.0.2")
+        self.assertGreater(self.filtered("net-b"), before)
+        self.assertGreaterEqual(scenes.ping(a, "10.10.0.2"), 3)
+        self.assertEqual([a.stop(), b.stop()], [POWERED_OFF] * 2)
+
     def test_queues_are_reset_one_by_one(self):
         """A guest that changes the length of its rings resets each queue and starts it anew, while
         the device goes on."""
         a, b = self.pair(ring_reset=True)
         for length in (64, 128, 32):
             a.must(f"ethtool -G {a.nic} rx {length} tx {length}")
-            port = next(port for port in self.daemon.ask("query-ports")
-                        if port["name"] == "net-a")
-            self.assertEqual({queue["size"] for queue in port["virtqueues"] if queue["enabled"]},
-                             {length})
+            self.assertEqual({queue["size"] for queue in self.port("net-a")["virtqueues"]
+                              if queue["enabled"]}, {length})
             self.assertGreaterEqual(scenes.ping(a, IPS[1]), 3)
             self.checked_transfer(a, b, IPS[0], 2)
         self.assertEqual([a.stop(), b.stop()], [POWERED_OFF] * 2)
