@@ -294,7 +294,7 @@ void reset_by(const std::function<base::Result<void>(vhost::Frontend&)>& reset) 
     EXPECT_EQ(frontend.get_status().value(), 0u);
     for (unsigned queue = 0; queue < 2; ++queue) {
       EXPECT_FALSE(backend.queue("disk", queue).started);
-      disk.submit(queue, 0, BlkType::in, 0);
+      disk.submit(queue, 0, BlkType::in, 8ull * queue);
       disk->kick(queue);
       EXPECT_FALSE(disk->wait(queue, 2ms).has_value());
     }

@@ -53,18 +53,23 @@ void Bus::unmap(std::uint64_t start) {
     range = std::move(found->second);
     ranges_.erase(found);
   }
-  // Nobody finds it any more; wait for those who had.
+  // Nobody finds it any more; wait for those who are at it, and turn away who found it and is not.
   const std::lock_guard all_done{range->in_use};
+  range->gone = true;
 }
 
+// The two locks are never held together: a device may map and unmap from inside its own access.
 Bus::Use Bus::find(std::uint64_t address, std::size_t size) {
-  const std::shared_lock lock{mutex_};
+  std::shared_lock lock{mutex_};
   const auto after = ranges_.upper_bound(address);
   if (after == ranges_.begin() || size == 0) return {};
-  const auto& range = std::prev(after)->second;
+  const auto range = std::prev(after)->second;
   const auto offset = address - range->start;
   if (offset >= range->size || size > range->size - offset) return {};
-  return {range, std::shared_lock{range->in_use}};
+  lock.unlock();
+  std::shared_lock in_use{range->in_use};
+  if (range->gone) return {};
+  return {range, std::move(in_use)};
 }
 
 bool Bus::read(std::uint64_t address, std::span<std::byte> data) {

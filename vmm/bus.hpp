@@ -41,6 +41,7 @@ class Bus {
     std::uint64_t start = 0, size = 0;
     BusDevice* device = nullptr;
     std::shared_mutex in_use;  // shared: an access is on its way; unmap() waits for those
+    bool gone = false;         // unmapped; under in_use
   };
   // A range that holds all of the access, kept from unmap() until the lock goes; or none.
   struct Use {
