@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
-#include "virtio/wire/net.hpp"
-
 namespace millrace::net {
+
+namespace rx = virtio::wire::net_rx_command;
 
 namespace {
 
@@ -21,29 +21,14 @@ bool lists(const RxFilter::Addresses& addresses, const RxFilter::Mac& mac) noexc
 }  // namespace
 
 bool RxFilter::set_mode(std::uint8_t command, bool on) noexcept {
-  namespace rx = virtio::wire::net_rx_command;
-  switch (command) {
-    case rx::promisc:
-      promiscuous_ = on;
-      return true;
-    case rx::allmulti:
-      all_multicast_ = on;
-      return true;
-    case rx::alluni:
-      all_unicast_ = on;
-      return true;
-    case rx::nomulti:
-      no_multicast_ = on;
-      return true;
-    case rx::nouni:
-      no_unicast_ = on;
-      return true;
-    case rx::nobcast:
-      no_broadcast_ = on;
-      return true;
-    default:
-      return false;
-  }
+  if (command >= modes_.size()) return false;
+  modes_[command] = on;
+  return true;
+}
+
+void RxFilter::take_all_addresses() noexcept {
+  modes_[rx::promisc] = false;
+  modes_[rx::alluni] = modes_[rx::allmulti] = true;
 }
 
 void RxFilter::set_addresses(const Addresses& stations, const Addresses& groups) noexcept {
@@ -67,15 +52,17 @@ bool RxFilter::takes_vlan(std::span<const std::byte> header) const noexcept {
 }
 
 bool RxFilter::takes(const vswitch::Packet& packet) const noexcept {
-  if (promiscuous_) return true;
+  if (modes_[rx::promisc]) return true;
   const auto header = packet.headers();
   Mac to{};
   if (header.size() < to.size()) return true;
   if (by_vlan_ && !takes_vlan(header)) return false;
   std::memcpy(to.data(), header.data(), to.size());
-  if (to == broadcast) return !no_broadcast_;
-  if ((to[0] & 1) != 0) return !no_multicast_ && (all_multicast_ || lists(groups_, to));
-  return !no_unicast_ && (all_unicast_ || !own_ || *own_ == to || lists(stations_, to));
+  if (to == broadcast) return !modes_[rx::nobcast];
+  if ((to[0] & 1) != 0) {
+    return !modes_[rx::nomulti] && (modes_[rx::allmulti] || lists(groups_, to));
+  }
+  return !modes_[rx::nouni] && (modes_[rx::alluni] || !own_ || *own_ == to || lists(stations_, to));
 }
 
 }  // namespace millrace::net

@@ -12,6 +12,7 @@
 #include <span>
 
 #include "switch/packet.hpp"
+#include "virtio/wire/net.hpp"
 
 namespace millrace::net {
 
@@ -33,10 +34,7 @@ class RxFilter {
   [[nodiscard]] bool set_mode(std::uint8_t command, bool on) noexcept;
   void set_addresses(const Addresses& stations, const Addresses& groups) noexcept;
   // The driver says nothing of addresses (no CTRL_RX): VLANs alone decide.
-  void take_all_addresses() noexcept {
-    promiscuous_ = false;
-    all_unicast_ = all_multicast_ = true;
-  }
+  void take_all_addresses() noexcept;
   // From then on tagged frames are taken by their VLAN only, unless the driver is promiscuous.
   void filter_vlans() noexcept { by_vlan_ = true; }
   // False: no VLAN has that number.
@@ -47,9 +45,9 @@ class RxFilter {
  private:
   [[nodiscard]] bool takes_vlan(std::span<const std::byte> header) const noexcept;
 
-  bool promiscuous_ = true;
-  bool all_multicast_ = false, all_unicast_ = false;
-  bool no_multicast_ = false, no_unicast_ = false, no_broadcast_ = false;
+  // By command; a device begins promiscuous.
+  std::bitset<virtio::wire::net_rx_command::nobcast + 1> modes_{
+      1u << virtio::wire::net_rx_command::promisc};
   bool by_vlan_ = false;
   std::optional<Mac> own_;
   Addresses stations_, groups_;
