@@ -3,7 +3,7 @@
 import os
 
 from . import settings
-from .process import Child, tail, wait_for
+from .process import Child, tail
 from .qmp import Qmp
 
 
@@ -103,10 +103,7 @@ class Qemu:
     def start(self, timeout=60):
         """Starts the process; answers when its monitor does."""
         self.process = Child(self.command(), self.path("log"), name=f"QEMU {self.name}")
-        wait_for(f"QEMU's monitor of {self.name}",
-                 lambda: self.process.expect_running() and os.path.exists(self.path("qmp")),
-                 timeout)
-        self.qmp = Qmp(self.path("qmp"), timeout)
+        self.qmp = Qmp(self.path("qmp"), timeout, self.process)
         return self
 
     def kill(self):

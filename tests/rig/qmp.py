@@ -1,9 +1,9 @@
 """Clients of the QMP wire protocol: QEMU's own socket, and the daemon's control socket."""
 
 import json
-import socket
 import time
 
+from .lines import connect
 from .process import RigError
 
 
@@ -16,18 +16,9 @@ class QmpError(Exception):
 class Qmp:
     """One connection. Events that arrive while an answer is awaited are kept in `events`."""
 
-    def __init__(self, path, timeout=30):
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def __init__(self, path, timeout=30, process=None):
+        self.socket = connect(path, process, timeout)
         self.socket.settimeout(timeout)
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                self.socket.connect(path)
-                break
-            except (FileNotFoundError, ConnectionRefusedError):
-                if time.monotonic() > deadline:
-                    raise RigError(f"nobody listens on {path}") from None
-                time.sleep(0.02)
         self.file = self.socket.makefile("rb")
         self.events = []
         self.greeting = self._read()

@@ -3,11 +3,10 @@
 QtestQemu is the machine, VirtioPci one modern virtio-pci device, SplitRing and PackedRing a
 driver's half of a virtqueue in guest memory, BlkDriver a virtio-blk driver on top of them."""
 
-import os
-import socket
 import struct
 import time
 
+from .lines import connect
 from .process import Child, RigError, wait_for
 from .qemu import Qemu
 from .qmp import Qmp
@@ -41,13 +40,10 @@ class QtestQemu(Qemu):
 
     def start(self, timeout=60):
         self.process = Child(self.command(), self.path("log"), name=f"QEMU {self.name}")
-        wait_for("QEMU's sockets", lambda: self.process.expect_running()
-                 and os.path.exists(self.path("qts")) and os.path.exists(self.path("qmp")), timeout)
-        self.qts = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.qts = connect(self.path("qts"), self.process, timeout)
         self.qts.settimeout(timeout)
-        self.qts.connect(self.path("qts"))
         self.file = self.qts.makefile("rb")
-        self.qmp = Qmp(self.path("qmp"), timeout)
+        self.qmp = Qmp(self.path("qmp"), timeout, self.process)
         return self
 
     def kill(self):

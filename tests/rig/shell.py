@@ -1,10 +1,10 @@
 """A shell in a stock guest that a test can talk to, whatever runs the guest."""
 
 import base64
-import socket
 import time
 
-from .process import RigError, tail
+from .lines import Lines
+from .process import tail
 
 
 class GuestError(Exception):
@@ -16,11 +16,13 @@ class GuestShell:
     gives `name`, `process` (a Child), path() and log()."""
 
     boot_id, seconds_to_boot = None, 0.0
-    _agent, _buffer = None, b""
+    _agent = None
 
     def _connect(self, path):
-        self._agent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._agent.connect(path)
+        self._agent = Lines(path, self.process, self._state)
+
+    def _state(self):
+        return f"console:\n{tail(self.path('console'))}\nlog:\n{self.log()}"
 
     def _hang_up(self):
         if self._agent:
@@ -31,7 +33,7 @@ class GuestShell:
         """Waits until a (new) boot has reached its shell."""
         begun = time.monotonic()
         while True:
-            line = self._line(begun + timeout, "the guest's first program")
+            line = self._agent.next(begun + timeout, "the guest's first program")
             if line.startswith("=READY "):
                 boot_id = line.split()[1]
                 if boot_id != self.boot_id:
@@ -39,36 +41,14 @@ class GuestShell:
                     self.seconds_to_boot = time.monotonic() - begun
                     return self
 
-    def _line(self, deadline, what):
-        while b"\n" not in self._buffer:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise RigError(f"{self.name}: waited in vain for {what}\nconsole:\n"
-                               f"{tail(self.path('console'))}\nlog:\n{self.log()}")
-            self.process.expect_running()
-            self._agent.settimeout(min(left, 1))
-            try:
-                data = self._agent.recv(65536)
-            except TimeoutError:
-                continue
-            except ConnectionError:
-                data = b""
-            if not data:
-                raise RigError(f"{self.name}: the agent's line was cut, status "
-                               f"{self.process.process.poll()}\n{self.log()}")
-            self._buffer += data
-        line, self._buffer = self._buffer.split(b"\n", 1)
-        return line.decode(errors="replace").strip()
-
     def send(self, script):
         """Starts a script; answer() collects what it says."""
-        self._agent.settimeout(30)
-        self._agent.sendall(base64.b64encode(script.encode()) + b"\n")
+        self._agent.send(base64.b64encode(script.encode()) + b"\n")
 
     def answer(self, script="", timeout=60):
         deadline, lines = time.monotonic() + timeout, None
         while True:
-            line = self._line(deadline, f"the end of: {script}")
+            line = self._agent.next(deadline, f"the end of: {script}")
             if line == "=BEGIN":
                 lines = []
             elif line.startswith("=END ") and lines is not None:

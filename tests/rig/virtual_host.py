@@ -18,12 +18,12 @@ copied. A stock kernel under KVM in it reaches its init in 13 s (QEMU 7.2, cloud
 import contextlib
 import os
 import shlex
-import socket
 import sys
 import time
 
 from . import assets, settings, virtual_host_image
-from .process import Child, RigError, tail, wait_for
+from .lines import Lines
+from .process import Child, RigError, tail
 from .qmp import Qmp
 
 # no_timer_check: on a busy machine the timer may be late once, and the kernel panics at that
@@ -44,7 +44,7 @@ class VirtualHost:
         self.shares = [os.path.realpath(folder) for folder in shares]
         self.seconds_to_boot = 0.0
         self.process = self._agent = self._monitor = None
-        self._number, self._buffer = 0, b""
+        self._number = 0
         self._job = self.path("job")
         os.makedirs(self._job, exist_ok=True)
         self._write_mounts()
@@ -100,11 +100,8 @@ class VirtualHost:
         """Boots; answers when commands can run."""
         begun = time.monotonic()
         self.process = Child(self.command, self.path("log"), name="QEMU of the virtual host")
-        wait_for("QEMU of the virtual host", lambda: self.process.expect_running() and
-                 all(os.path.exists(self.path(name)) for name in ("agent", "qmp")), timeout)
-        self._agent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._agent.connect(self.path("agent"))
-        while self._line(begun + timeout, "the virtual host's first program") != "=READY":
+        self._agent = Lines(self.path("agent"), self.process, self._state, timeout)
+        while self._agent.next(begun + timeout, "its first program") != "=READY":
             pass
         self.seconds_to_boot = time.monotonic() - begun
         return self
@@ -123,7 +120,7 @@ class VirtualHost:
     def qmp(self):
         """QEMU's monitor of the emulated machine: faults, unplugged devices."""
         if self._monitor is None:
-            self._monitor = Qmp(self.path("qmp"))
+            self._monitor = Qmp(self.path("qmp"), process=self.process)
         return self._monitor
 
     def console(self):
@@ -132,6 +129,10 @@ class VirtualHost:
                 return file.read()
         except FileNotFoundError:
             return ""
+
+    def _state(self):
+        return (f"console:\n{tail(self.path('console'))}\n"
+                f"QEMU:\n{tail(self.path('log'))}")
 
     # commands
 
@@ -151,15 +152,14 @@ class VirtualHost:
         for suffix in ("out", "err"):
             open(f"{outside}.{suffix}", "w").close()
         folder = os.path.realpath(folder or settings.SOURCE)
-        self._agent.settimeout(30)
-        self._agent.sendall(f"{self._number} {folder}\n".encode())
+        self._agent.send(f"{self._number} {folder}\n".encode())
         return f"{outside}.out", f"{outside}.err"
 
     def ended(self, wait=1.0):
         """The status of what begin() started, None while it runs. Waits a while for it."""
         deadline = time.monotonic() + wait
         while True:
-            line = self._line(deadline, None)
+            line = self._agent.next(deadline, None)
             if line is None:
                 return None
             words = line.split()
@@ -201,27 +201,3 @@ class VirtualHost:
         if status:
             raise RigError(f"in the virtual host `{script}` ended with {status}:\n{output}")
         return output
-
-    def _line(self, deadline, what):
-        """The agent's next line. At the deadline: None, or a failure where `what` is said."""
-        while b"\n" not in self._buffer:
-            left = deadline - time.monotonic()
-            if left <= 0 and what is None:
-                return None
-            if left <= 0:
-                raise RigError(f"waited in vain for {what}\nconsole:\n"
-                               f"{tail(self.path('console'))}\nQEMU:\n{tail(self.path('log'))}")
-            self.process.expect_running()
-            self._agent.settimeout(min(left, 1))
-            try:
-                data = self._agent.recv(65536)
-            except TimeoutError:
-                continue
-            except ConnectionError:
-                data = b""
-            if not data:
-                raise RigError(f"the virtual host went down\nconsole:\n"
-                               f"{tail(self.path('console'))}\nQEMU:\n{tail(self.path('log'))}")
-            self._buffer += data
-        line, self._buffer = self._buffer.split(b"\n", 1)
-        return line.decode(errors="replace").strip()

@@ -3,7 +3,7 @@
 import os
 
 from . import assets, settings
-from .process import Child, tail, wait_for
+from .process import Child, tail
 from .shell import GuestShell
 
 
@@ -43,8 +43,6 @@ class Vmm(GuestShell):
 
     def start(self, timeout=180, wait=True):
         self.process = Child(self.command, self.path("log"), name=f"millrace-vmm {self.name}")
-        wait_for(f"the agent's line of {self.name}", lambda: self.process.expect_running() and
-                 os.path.exists(self.path("agent")), 60)
         self._connect(self.path("agent"))
         return self.wait_ready(timeout) if wait else self
 
