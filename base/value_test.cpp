@@ -8,7 +8,9 @@
 #include "base/counter.hpp"
 #include "base/endian.hpp"
 #include "base/error.hpp"
+#include "base/hex.hpp"
 #include "base/histogram.hpp"
+#include "base/mac.hpp"
 #include "base/units.hpp"
 
 namespace millrace::base {
@@ -157,6 +159,24 @@ TEST(UnitsTest, WritesBytesAndRates) {
   EXPECT_EQ(format_rate(0.25, "pps"), "0.25 pps");
   EXPECT_EQ(format_rate(13.6e6, "pps"), "13.6 Mpps");
   EXPECT_EQ(format_rate(999'600, "IOPS"), "1.00 MIOPS");
+}
+
+TEST(HexTest, WritesAddresses) {
+  EXPECT_EQ(format_hex(0), "0x0");
+  EXPECT_EQ(format_hex(0xe000'0000), "0xe0000000");
+  EXPECT_EQ(format_hex(std::numeric_limits<std::uint64_t>::max()), "0xffffffffffffffff");
+}
+
+TEST(MacTest, ReadsWhatItWritesAndNothingElse) {
+  const Mac mac{0x52, 0x54, 0x00, 0x0a, 0xbc, 0xff};
+  EXPECT_EQ(format_mac(mac), "52:54:00:0a:bc:ff");
+  EXPECT_EQ(parse_mac("52:54:00:0a:bc:ff"), mac);
+  EXPECT_EQ(parse_mac("52:54:00:0A:BC:FF"), mac);
+  for (const auto* const wrong :
+       {"", "52:54:00:0a:bc", "52:54:00:0a:bc:ff:", "52:54:00:0a:bc:f", "52-54-00-0a-bc-ff",
+        "52:54:00:0a:bc:fg", "5:254:00:0a:bc:ff", " 2:54:00:0a:bc:ff", "+2:54:00:0a:bc:ff"}) {
+    EXPECT_EQ(parse_mac(wrong), std::nullopt) << wrong;
+  }
 }
 
 TEST(ClockTest, ConvertsBothWaysAndAgreesWithTheSystem) {

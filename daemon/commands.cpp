@@ -1,6 +1,6 @@
 #include "daemon/commands.hpp"
 
-#include "daemon/mac.hpp"
+#include "base/mac.hpp"
 #include "daemon/metrics.hpp"
 #include "daemon/section.hpp"
 #include "daemon/status.hpp"
@@ -106,7 +106,7 @@ void query_addresses(Topology& topology, const json& arguments, const Reply& rep
       [&topology, reply](const std::vector<vswitch::Fabric::Address>& addresses) {
         auto out = json::array();
         for (const auto& each : addresses) {
-          out.push_back({{"mac", format_mac(each.mac)},
+          out.push_back({{"mac", base::format_mac(each.mac)},
                          {"vlan", each.vlan},
                          {"port", topology.name_of(each.port)},
                          {"age_s", static_cast<double>(each.age_ns) / 1e9},

@@ -2,8 +2,8 @@
 
 #include <map>
 
+#include "base/mac.hpp"
 #include "daemon/config_common.hpp"
-#include "daemon/mac.hpp"
 
 namespace millrace::daemon {
 
@@ -97,7 +97,7 @@ void check_duplicates(const Config& config, Problems& problems) {
     const std::string title = "[[port]] " + port.device.name;
     names.claim(port.device.name, port.at, title);
     sockets.claim(port.server.socket, port.socket_at, title);
-    if (port.device.mac) macs.claim(format_mac(*port.device.mac), port.at, title);
+    if (port.device.mac) macs.claim(base::format_mac(*port.device.mac), port.at, title);
   }
   for (const auto& disk : config.disks) {
     const std::string title = "[[disk]] " + disk.device.name;

@@ -1,6 +1,6 @@
 // Reads [[port]] and [[uplink]].
+#include "base/mac.hpp"
 #include "daemon/config_common.hpp"
-#include "daemon/mac.hpp"
 
 namespace millrace::daemon {
 
@@ -14,7 +14,7 @@ void read_mac(Section& section, net::Config& device) {
   std::string text;
   section.text("mac", text);
   if (value->text() == nullptr) return;
-  const auto mac = parse_mac(text);
+  const auto mac = base::parse_mac(text);
   if (!mac) {
     return section.problem("mac",
                            "mac is \"" + text + "\"; give six bytes like \"52:54:00:00:00:01\"");

@@ -4,7 +4,8 @@
 #include <set>
 
 #include "base/clock.hpp"
-#include "daemon/mac.hpp"
+#include "base/hex.hpp"
+#include "base/mac.hpp"
 #include "daemon/version.hpp"
 
 namespace millrace::daemon {
@@ -12,12 +13,6 @@ namespace millrace::daemon {
 namespace {
 
 using nlohmann::json;
-
-std::string hex(std::uint64_t value) {
-  std::array<char, 24> text{};
-  std::snprintf(text.data(), text.size(), "0x%llx", static_cast<unsigned long long>(value));
-  return text.data();
-}
 
 // "waiting", "connecting", or the session's own word for where it stands.
 std::string state_of(UnitState state, vhost::SocketMode mode, const vhost::SessionStatus& session) {
@@ -118,13 +113,13 @@ json port_status(Topology& topology, const PortUnit& unit) {
   json port = socket_side(unit);
   port.update(switch_side(config.port));
   port["queues"] = config.pairs;
-  port["mac"] = config.mac ? json(format_mac(*config.mac)) : json();
+  port["mac"] = config.mac ? json(base::format_mac(*config.mac)) : json();
   port["mtu"] = config.mtu == 0 ? json() : json(config.mtu);
   if (unit.device == nullptr) return port;
   const auto status = unit.device->status();
   port["port_id"] = unit.device->port();
   port["offloads"] = status.offloads;
-  port["features"] = hex(unit.device->negotiated());
+  port["features"] = base::format_hex(unit.device->negotiated());
   port["counters"] = port_counters(topology, unit.device->port());
   port["virtqueues"] = queues_of(*unit.device);
   return port;
@@ -141,7 +136,7 @@ json disk_status(const DiskUnit& unit) {
                      {"path", backend.path.empty() ? json() : json(backend.path)},
                      {"direct", backend.direct},
                      {"io", backend.io}};
-  disk["features"] = hex(unit.device->negotiated());
+  disk["features"] = base::format_hex(unit.device->negotiated());
   disk["counters"] = disk_counters(statistics);
   disk["latency_ns"] = latency_of(statistics.latency);
   disk["virtqueues"] = queues_of(*unit.device);
@@ -160,7 +155,7 @@ json uplink_status(Topology& topology, const UplinkUnit& unit) {
   uplink["link_up"] = status.link_up;
   uplink["speed_mbps"] = status.speed_mbps;
   uplink["mtu"] = status.mtu;
-  uplink["mac"] = format_mac(status.mac);
+  uplink["mac"] = base::format_mac(status.mac);
   uplink["reactor"] = status.reactor;
   uplink["port_id"] = unit.uplink->port();
   uplink["counters"] = port_counters(topology, unit.uplink->port());
@@ -198,8 +193,8 @@ void append_sessions(const Topology::Units<Unit>& units, const char* kind, json&
                    {"sessions", session.sessions},
                    {"messages", session.messages},
                    {"refused", session.refused},
-                   {"virtio_features", hex(session.virtio_features)},
-                   {"protocol_features", hex(session.protocol_features)},
+                   {"virtio_features", base::format_hex(session.virtio_features)},
+                   {"protocol_features", base::format_hex(session.protocol_features)},
                    {"memory_regions", session.memory_regions},
                    {"memory_bytes", session.memory_bytes},
                    {"last_error", session.last_error.empty() ? json() : json(session.last_error)}});

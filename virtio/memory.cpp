@@ -5,6 +5,7 @@
 #include <numeric>
 #include <string>
 
+#include "base/hex.hpp"
 #include "virtio/limits.hpp"
 
 namespace millrace::virtio {
@@ -14,24 +15,14 @@ bool wraps(std::uint64_t address, std::uint64_t size) {
   return size > std::numeric_limits<std::uint64_t>::max() - address;
 }
 
-std::string hex(std::uint64_t value) {
-  static constexpr char digits[] = "0123456789abcdef";
-  std::string out;
-  do {
-    out.insert(out.begin(), digits[value & 15]);
-    value >>= 4;
-  } while (value != 0);
-  return "0x" + out;
-}
-
 base::Result<void> check(const Region& region) {
-  const auto at = hex(region.guest_address);
+  const auto at = base::format_hex(region.guest_address);
   if (region.size == 0) return base::fail("memory region at guest address " + at + " is empty");
   if (wraps(region.guest_address, region.size)) {
     return base::fail("memory region at guest address " + at + " wraps around");
   }
   if (wraps(region.user_address, region.size)) {
-    return base::fail("memory region at user address " + hex(region.user_address) +
+    return base::fail("memory region at user address " + base::format_hex(region.user_address) +
                       " wraps around");
   }
   CHECK(region.mapping != nullptr);
@@ -54,7 +45,8 @@ base::Result<std::shared_ptr<const GuestMemory>> GuestMemory::build(std::vector<
             [](const Region& a, const Region& b) { return a.guest_address < b.guest_address; });
   for (std::size_t i = 1; i < regions.size(); ++i) {
     if (regions[i - 1].guest_address + regions[i - 1].size > regions[i].guest_address) {
-      return base::fail("memory regions overlap at guest address " + hex(regions[i].guest_address));
+      return base::fail("memory regions overlap at guest address " +
+                        base::format_hex(regions[i].guest_address));
     }
   }
   std::shared_ptr<GuestMemory> memory{new GuestMemory{std::move(regions)}};
@@ -63,7 +55,8 @@ base::Result<std::shared_ptr<const GuestMemory>> GuestMemory::build(std::vector<
     const Region& before = memory->regions_[by_user[i - 1]];
     const Region& region = memory->regions_[by_user[i]];
     if (before.user_address + before.size > region.user_address) {
-      return base::fail("memory regions overlap at user address " + hex(region.user_address));
+      return base::fail("memory regions overlap at user address " +
+                        base::format_hex(region.user_address));
     }
   }
   return std::shared_ptr<const GuestMemory>{std::move(memory)};

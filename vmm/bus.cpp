@@ -4,28 +4,17 @@
 #include <limits>
 #include <mutex>
 
+#include "base/hex.hpp"
+
 namespace millrace::vmm {
 
 using base::fail;
 using base::Result;
 
-namespace {
-
-std::string as_hex(std::uint64_t value) {
-  constexpr char digits[] = "0123456789abcdef";
-  std::string text;
-  do {
-    text.insert(text.begin(), digits[value & 15]);
-    value >>= 4;
-  } while (value != 0);
-  return "0x" + text;
-}
-
-}  // namespace
-
 Result<void> Bus::map(std::uint64_t start, std::uint64_t size, BusDevice& device) {
   if (size == 0 || size - 1 > std::numeric_limits<std::uint64_t>::max() - start) {
-    return fail("no device can answer " + as_hex(size) + " bytes at " + as_hex(start));
+    return fail("no device can answer " + base::format_hex(size) + " bytes at " +
+                base::format_hex(start));
   }
   const auto last = start + (size - 1);
   const std::lock_guard lock{mutex_};
@@ -33,7 +22,7 @@ Result<void> Bus::map(std::uint64_t start, std::uint64_t size, BusDevice& device
   if (after != ranges_.begin()) {
     const auto& before = *std::prev(after)->second;
     if (before.start + (before.size - 1) >= start) {
-      return fail("two devices would answer at " + as_hex(std::max(start, before.start)));
+      return fail("two devices would answer at " + base::format_hex(std::max(start, before.start)));
     }
   }
   auto range = std::make_shared<Range>();

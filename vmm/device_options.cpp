@@ -1,10 +1,8 @@
 #include "vmm/device_options.hpp"
 
-#include <array>
-#include <cstdio>
 #include <optional>
 
-#include "base/log.hpp"
+#include "base/mac.hpp"
 #include "vmm/vhost_device.hpp"
 
 namespace millrace::vmm {
@@ -14,17 +12,11 @@ using base::Result;
 
 namespace {
 
-using Mac = std::array<std::uint8_t, 6>;
-
-std::optional<Mac> parse_mac(const std::string& text) {
-  Mac mac{};
-  int used = 0;
-  const int got = std::sscanf(text.c_str(), "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx%n", &mac[0],
-                              &mac[1], &mac[2], &mac[3], &mac[4], &mac[5], &used);
-  const bool whole = got == 6 && static_cast<std::size_t>(used) == text.size();
-  const bool is_multicast = (mac[0] & 1) != 0;
-  if (!whole || is_multicast || mac == Mac{}) return std::nullopt;
-  return mac;
+// The address of one station.
+std::optional<base::Mac> parse_station(const std::string& text) {
+  const auto mac = base::parse_mac(text);
+  const bool usable = mac && ((*mac)[0] & 1) == 0 && *mac != base::Mac{};
+  return usable ? mac : std::nullopt;
 }
 
 }  // namespace
@@ -36,7 +28,7 @@ Result<MakeFunction> make_device(const DeviceOption& option, std::function<int()
   options.queue_size = static_cast<std::uint16_t>(option.queue_size);
   options.wait = option.wait;
   if (!option.mac.empty()) {
-    options.mac = parse_mac(option.mac);
+    options.mac = parse_station(option.mac);
     if (!options.mac) {
       return fail("--net: mac=" + option.mac +
                   " is no address of one station, such as "

@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "base/error.hpp"
+#include "base/hex.hpp"
 #include "vmm/kvm_list.hpp"
 
 namespace millrace::vmm {
@@ -27,12 +28,6 @@ constexpr std::array msrs{
     Msr{0x2ff, 0x806, true},  // MTRRdefType: MTRRs on, everything write-back
     Msr{0x1a0, 1, false},     // MISC_ENABLE: fast strings; not on every processor
 };
-
-std::string hex(std::uint64_t value) {
-  std::array<char, 24> text{};
-  std::snprintf(text.data(), text.size(), "0x%llx", static_cast<unsigned long long>(value));
-  return text.data();
-}
 
 }  // namespace
 
@@ -76,7 +71,7 @@ Result<void> KvmVcpu::set_registers_of_state() {
     entry.data = msr.value;
     MsrList list{std::span<const kvm_msr_entry>{&entry, 1}};
     if (::ioctl(fd_.get(), set_msrs, list.data()) == 1 || !msr.needed) continue;
-    return fail("KVM refuses model-specific register " + hex(msr.index));
+    return fail("KVM refuses model-specific register " + base::format_hex(msr.index));
   }
   return {};
 }
@@ -110,7 +105,7 @@ KvmVcpu::Exit KvmVcpu::handle() {
       return run_->system_event.type == KVM_SYSTEM_EVENT_RESET ? Exit::reset : Exit::shutdown;
     case KVM_EXIT_FAIL_ENTRY:
       return broken("the processor refuses the guest's state, reason " +
-                    hex(run_->fail_entry.hardware_entry_failure_reason));
+                    base::format_hex(run_->fail_entry.hardware_entry_failure_reason));
     case KVM_EXIT_INTERNAL_ERROR:
       return broken("KVM cannot go on (internal error " + std::to_string(run_->internal.suberror) +
                     "): the guest used an instruction that KVM would have to emulate and cannot");
@@ -146,7 +141,8 @@ void KvmVcpu::handle_memory() {
 
 KvmVcpu::Exit KvmVcpu::broken(std::string why) {
   kvm_regs registers{};
-  if (::ioctl(fd_.get(), KVM_GET_REGS, &registers) == 0) why += ", at " + hex(registers.rip);
+  if (::ioctl(fd_.get(), KVM_GET_REGS, &registers) == 0)
+    why += ", at " + base::format_hex(registers.rip);
   why_ = std::move(why);
   return Exit::broken;
 }

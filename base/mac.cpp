@@ -1,12 +1,12 @@
-#include "daemon/mac.hpp"
+#include "base/mac.hpp"
 
 #include <charconv>
 #include <cstdio>
 
-namespace millrace::daemon {
+namespace millrace::base {
 
-std::optional<vswitch::Mac> parse_mac(std::string_view text) {
-  vswitch::Mac mac{};
+std::optional<Mac> parse_mac(std::string_view text) {
+  Mac mac{};
   if (text.size() != 17) return std::nullopt;
   for (std::size_t i = 0; i < 6; ++i) {
     const char* at = text.data() + 3 * i;
@@ -17,11 +17,11 @@ std::optional<vswitch::Mac> parse_mac(std::string_view text) {
   return mac;
 }
 
-std::string format_mac(const vswitch::Mac& mac) {
+std::string format_mac(const Mac& mac) {
   char text[18];
   std::snprintf(text, sizeof text, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3],
                 mac[4], mac[5]);
   return text;
 }
 
-}  // namespace millrace::daemon
+}  // namespace millrace::base
