@@ -52,6 +52,45 @@ sha256sum -c /tmp/sums | grep -c OK"""
     return int(guest.must(script, 180).splitlines()[-1])
 
 
+class FileLoad:
+    """A program in the guest that writes files, and reads each back from the disk, until ended."""
+
+    SCRIPT = """cat >/tmp/load <<'END'
+i=0
+while [ ! -e /tmp/stop ]; do
+  i=$((i + 1))
+  f={point}/load$((i % {files}))
+  dd if=/dev/urandom of=$f bs=64k count=8 conv=fsync 2>/dev/null || echo write >>/tmp/bad
+  sha256sum $f >/tmp/sum.$((i % {files}))
+  echo 3 >/proc/sys/vm/drop_caches
+  sha256sum -c /tmp/sum.$((i % {files})) >/dev/null || echo verify >>/tmp/bad
+  echo $i >/tmp/rounds
+done
+touch /tmp/ended
+END
+rm -f /tmp/stop /tmp/ended /tmp/bad /tmp/rounds /tmp/sum.*
+sh /tmp/load >/dev/null 2>&1 &"""
+    FILES = 16
+
+    def __init__(self, guest, disk, point="/mnt"):
+        self.guest, self.disk, self.point = guest, disk, point
+        guest.must(self.SCRIPT.format(point=point, files=self.FILES))
+
+    def end(self, case, timeout=180):
+        """Ends it. Every write and every read of it was good, and after a fresh mount the files
+        are what they were. Answers the number of rounds; the disk is not mounted any more."""
+        guest, point = self.guest, self.point
+        guest.must("touch /tmp/stop; while [ ! -e /tmp/ended ]; do sleep 0.2; done", timeout)
+        case.assertEqual(guest.must("cat /tmp/bad 2>/dev/null || echo none"), "none")
+        case.assertNotIn("I/O error", guest.must("dmesg"))
+        rounds = int(guest.must("cat /tmp/rounds"))
+        files = guest.must(f"umount {point} && mount /dev/{self.disk} {point} && "
+                           "cat /tmp/sum.* >/tmp/sums && sha256sum -c /tmp/sums | grep -c OK; "
+                           f"umount {point}", timeout)
+        case.assertEqual(int(files), min(rounds, self.FILES))
+        return rounds
+
+
 def packets(guest, interface):
     """(sent, received) as the guest's own driver counts them."""
     text = guest.must(f"cat /sys/class/net/{interface}/statistics/tx_packets "

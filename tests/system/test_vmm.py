@@ -274,20 +274,14 @@ class Devices(SystemTest):
         a, b = self.pair()
         scenes.make_filesystem(a, "vda")
         b.must(f"ping -i 0.2 {IPS[0]} >/tmp/ping 2>&1 &")
-        a.must(LOAD)
+        load = scenes.FileLoad(a, "vda")
         for _ in range(3):
             time.sleep(2)
             self.daemon.kill9()
             self.daemon.start()
             wait_for("the guests to come back", lambda: all(
                 each["connected"] for each in self.daemon.ask("query-sessions")), 60)
-        a.must("touch /tmp/stop; while [ ! -e /tmp/ended ]; do sleep 0.2; done", 180)
-        self.assertIn("No such file", a.run("cat /tmp/bad")[1])
-        self.assertNotIn("I/O error", a.must("dmesg"))
-        rounds = int(a.must("cat /tmp/rounds"))
-        files = a.must("umount /mnt && mount /dev/vda /mnt && cat /tmp/sum.* >/tmp/sums && "
-                       "sha256sum -c /tmp/sums | grep -c OK; umount /mnt")
-        self.assertEqual(int(files), min(rounds, 16))
+        rounds = load.end(self)
         b.must("killall -INT ping; sleep 1")
         sent, received = re.search(r"(\d+) packets transmitted, (\d+) packets received",
                                    b.must("cat /tmp/ping")).groups()
@@ -295,22 +289,6 @@ class Devices(SystemTest):
         self.assertGreater(int(received), int(sent) // 2)
         self.assertGreaterEqual(scenes.ping(b, IPS[0]), 3)
         self.assertEqual([a.stop(), b.stop()], [POWERED_OFF] * 2)
-
-
-LOAD = """cat >/tmp/load <<'END'
-i=0
-while [ ! -e /tmp/stop ]; do
-  i=$((i + 1))
-  f=/mnt/load$((i % 16))
-  dd if=/dev/urandom of=$f bs=64k count=8 conv=fsync 2>/dev/null || echo write >>/tmp/bad
-  sha256sum $f >/tmp/sum.$((i % 16))
-  echo 3 >/proc/sys/vm/drop_caches
-  sha256sum -c /tmp/sum.$((i % 16)) >/dev/null || echo verify >>/tmp/bad
-  echo $i >/tmp/rounds
-done
-touch /tmp/ended
-END
-sh /tmp/load >/dev/null 2>&1 &"""
 
 
 if __name__ == "__main__":
