@@ -1,4 +1,4 @@
-"""Runs a file of system tests where KVM is real: here, or else in the virtual host."""
+"""Runs a program where KVM is real: here, or else in the virtual host."""
 
 import os
 import shlex
@@ -17,15 +17,22 @@ def main(flavours=("cloud",), cpus=2, memory_mb=4096, timeout=1500):
     """In place of case.main(): inside, the same file runs on the same sources and the same build.
     `flavours` are the kernels that its guests boot, made ready here, where it lasts; without the
     first of them nothing is run."""
+    run(case.main, flavours, cpus, memory_mb, timeout, _notes())
+
+
+def run(body, flavours, cpus=2, memory_mb=4096, timeout=1500, shares=()):
+    """Calls `body` where KVM runs stock kernels. Else runs this program once more, with the same
+    arguments, in the virtual host, which may write the folders `shares`, and ends with its
+    status."""
     if settings.kvm()[0] or os.environ.get("MILLRACE_VIRTUAL_HOST"):
-        case.main()
+        body()
         return
     process.install_signal_handlers()
     print(f"here: {settings.kvm()[1]}; so in the virtual host", flush=True)
     with Workspace("inside") as work:
         try:
             _prepare(flavours)
-            host = VirtualHost(work, cpus=cpus, memory_mb=memory_mb, shares=_notes())
+            host = VirtualHost(work, cpus=cpus, memory_mb=memory_mb, shares=shares)
         except (RigError, OSError, subprocess.SubprocessError) as error:
             print(f"skipped: the virtual host cannot be made here: {error}")
             sys.exit(SKIPPED)

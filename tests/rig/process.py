@@ -53,9 +53,8 @@ class Child:
         self.command, self.log = [str(word) for word in command], log
         with open(log, "ab") as out:
             self.process = subprocess.Popen(
-                self.command, stdin=stdin, stdout=out, stderr=subprocess.STDOUT,
-                env={**os.environ, **(env or {})}, start_new_session=True,
-                preexec_fn=_in_child, **more)
+                self.command, stdin=stdin, stderr=out, env={**os.environ, **(env or {})},
+                start_new_session=True, preexec_fn=_in_child, **{"stdout": out, **more})
         self.pid = self.process.pid
         _children.append(self)
 
