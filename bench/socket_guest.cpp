@@ -19,6 +19,9 @@ namespace wire = virtio::wire;
 // Ring addresses of SET_VRING_ADDR are user addresses; this guest's begin here.
 constexpr std::uint64_t user_base = 0x7000'0000'0000;
 
+// Both indices 0, both wrap counters 1.
+constexpr std::uint32_t packed_base = 0x8000'8000;
+
 template <class T>
 T& word(std::byte* at) {
   return *reinterpret_cast<T*>(at);
@@ -68,6 +71,10 @@ base::Result<void> SocketGuest::set_up() {
   return {};
 }
 
+bool SocketGuest::packed() const {
+  return (features_ & virtio::feature::ring_packed) != 0;
+}
+
 std::uint64_t SocketGuest::user_address(std::uint64_t address) const {
   return config_.same_addresses ? address : user_base + (address - config_.base);
 }
@@ -84,8 +91,13 @@ void SocketGuest::lay_out(GuestRing& ring) {
   ring = GuestRing{};
   ring.size = size;
   ring.descriptors = allocate(size * sizeof(wire::Descriptor), 4096);
-  ring.available = allocate(sizeof(wire::Available) + (size + 1u) * sizeof(base::le16), 4096);
-  ring.used = allocate(sizeof(wire::Used) + size * sizeof(wire::UsedElement) + 2, 4096);
+  if (packed()) {
+    ring.available = allocate(sizeof(wire::EventSuppression), 4096);
+    ring.used = allocate(sizeof(wire::EventSuppression), 4096);
+  } else {
+    ring.available = allocate(sizeof(wire::Available) + (size + 1u) * sizeof(base::le16), 4096);
+    ring.used = allocate(sizeof(wire::Used) + size * sizeof(wire::UsedElement) + 2, 4096);
+  }
   ring.kick = base::Fd{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
   ring.call = base::Fd{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
 }
@@ -100,7 +112,7 @@ base::Result<void> SocketGuest::start_ring(unsigned index) {
                                        .available = user_address(ring.available),
                                        .log = 0};
   if (auto done = frontend_->set_vring_num(index, ring.size); !done) return done;
-  if (auto done = frontend_->set_vring_base(index, 0); !done) return done;
+  if (auto done = frontend_->set_vring_base(index, packed() ? packed_base : 0); !done) return done;
   if (auto done = frontend_->set_vring_addr(address); !done) return done;
   if (auto done = frontend_->set_vring_call(index, ring.call.get()); !done) return done;
   const int kick = config_.polled ? -1 : ring.kick.get();

@@ -1,6 +1,9 @@
 // SocketGuest: a guest's half of one vhost-user device, over the real socket: its memory in one
-// memfd, its rings split, its front-end vhost::Frontend. For benches and system tests that need
-// many devices without many virtual machines. One thread; blocking only in the front-end's calls.
+// memfd, its rings, its front-end vhost::Frontend. For benches and system tests that need many
+// devices without many virtual machines. One thread; blocking only in the front-end's calls.
+//
+// offer(), poll() and their like are for split rings, one buffer at a time; SplitDriver and
+// PackedDriver (bench/ring_driver.hpp) drive a ring at the speed of a native driver.
 #pragma once
 
 #include <chrono>
@@ -18,7 +21,8 @@
 
 namespace millrace::bench {
 
-// One split virtqueue inside the guest's memory.
+// One virtqueue inside the guest's memory. Of a packed one `available` is the driver's event
+// suppression and `used` the device's.
 struct GuestRing {
   std::uint64_t descriptors = 0, available = 0, used = 0;  // guest addresses
   std::uint16_t size = 0, available_next = 0, used_next = 0;
@@ -31,9 +35,9 @@ struct Completed {
 
 // What a guest is and does until connect() returns. The rest of the negotiation is fixed.
 struct GuestConfig {
-  unsigned rings = 1;      // queues 0 to rings - 1 are started
-  std::uint16_t size = 0;  // of each, a power of two
-  std::uint64_t features = 0;
+  unsigned rings = 1;          // queues 0 to rings - 1 are started
+  std::uint16_t size = 0;      // of each, a power of two
+  std::uint64_t features = 0;  // RING_PACKED too, if it is wished
   std::uint64_t protocol =
       vhost::wire::protocol::mq | vhost::wire::protocol::reply_ack | vhost::wire::protocol::config;
   std::uint64_t memory = 1u << 20;  // bytes
@@ -80,6 +84,7 @@ class SocketGuest {
   std::optional<Completed> wait(unsigned ring, std::chrono::milliseconds timeout);
   [[nodiscard]] vhost::Frontend& frontend() { return *frontend_; }
   [[nodiscard]] std::uint64_t features() const { return features_; }
+  [[nodiscard]] bool packed() const;
 
  private:
   explicit SocketGuest(const GuestConfig& config) : config_{config}, rings_(config.rings) {}

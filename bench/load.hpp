@@ -1,0 +1,52 @@
+// What every load has in common: how long it runs, what it counts, how it is watched.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "base/histogram.hpp"
+
+namespace millrace::bench {
+
+struct LoadResult {
+  std::uint64_t operations = 0, bytes = 0;
+  std::uint64_t kicks = 0;
+  double seconds = 0;
+  base::Histogram::Snapshot latency{};  // nanoseconds, of each operation
+
+  [[nodiscard]] double rate() const {
+    return seconds > 0 ? static_cast<double>(operations) / seconds : 0;
+  }
+};
+
+// Called a few times a second with what there is so far; false: the load ends early.
+using Watch = std::function<bool(const LoadResult& so_far)>;
+
+struct LoadTime {
+  double warm_up = 0.5, seconds = 5;  // what happens in the first is not counted
+  Watch watch{};
+};
+
+// How long a device may do nothing before a load says that it stands still.
+inline constexpr std::uint64_t patience_ns = 5'000'000'000;
+[[nodiscard]] std::string stood_still(unsigned in_flight);
+
+// Keeps a load's time: one round() a turn of its loop.
+class Pace {
+ public:
+  explicit Pace(const LoadTime& time);
+  enum class State : std::uint8_t { running, over, stalled };
+  // `done` operations came back since the last round. Updates result.seconds, and shows the watch
+  // what there is.
+  State round(unsigned done, LoadResult& result, const base::Histogram& latency);
+  // Whether what comes back now is counted: the warm-up is over.
+  [[nodiscard]] bool counts() const { return counting_; }
+
+ private:
+  const LoadTime& time_;
+  std::uint64_t begun_, progress_, shown_;
+  bool counting_ = false;
+};
+
+}  // namespace millrace::bench
