@@ -225,6 +225,7 @@ Result<void> find_disk(Disk& disk) {
   const auto& config = disk.config;
   GuestConfig guest;
   guest.rings = 1;
+  guest.listen = config.listen;
   guest.size = static_cast<std::uint16_t>(std::bit_ceil(config.depth * segments));
   guest.features = wire::blk_feature::ro | wire::blk_feature::blk_size |
                    wire::blk_feature::seg_max | wire::blk_feature::flush |

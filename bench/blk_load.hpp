@@ -20,6 +20,7 @@ struct BlkLoadConfig {
   std::uint32_t block = 4096;  // bytes of a request, a multiple of 512
   unsigned write_percent = 0;  // of the requests, the others read
   bool sequential = false;     // else at random places, multiples of `block`
+  bool listen = false;         // the back-end connects to us
   bool packed = false;         // ring format to ask for; split is what every back-end has
   std::uint64_t span = 0;      // bytes of the disk to use from its start; 0: all
 };

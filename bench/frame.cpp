@@ -16,6 +16,7 @@ using base::be32;
 
 constexpr std::uint16_t segment_size = 1448;
 constexpr std::size_t ethernet = 14, ip = 20, udp = 8, tcp = 20;
+constexpr std::size_t ip_sum_at = ethernet + 10, tcp_sum_at = ethernet + ip + 16;
 
 std::uint32_t sum_of(std::span<const std::byte> bytes) {
   std::uint32_t sum = 0;
@@ -76,10 +77,13 @@ FrameShape::FrameShape(const Mac& from, const Mac& to, std::uint32_t size, bool 
 }
 
 bool FrameShape::matches(std::span<const std::byte> received) const {
+  const auto same = [&](std::size_t from, std::size_t to) {
+    return std::memcmp(received.data() + from, bytes_.data() + from, to - from) == 0;
+  };
   const auto after = stamp_at_ + sizeof(Stamp);
-  return received.size() == bytes_.size() &&
-         std::memcmp(received.data(), bytes_.data(), stamp_at_) == 0 &&
-         std::memcmp(received.data() + after, bytes_.data() + after, bytes_.size() - after) == 0;
+  if (received.size() != bytes_.size() || !same(after, bytes_.size())) return false;
+  if (header_.flags == 0) return same(0, stamp_at_);
+  return same(0, ip_sum_at) && same(ip_sum_at + 2, tcp_sum_at) && same(tcp_sum_at + 2, stamp_at_);
 }
 
 }  // namespace millrace::bench

@@ -29,7 +29,8 @@ class FrameShape {
   [[nodiscard]] const virtio::wire::NetHeader& header() const { return header_; }
   [[nodiscard]] std::span<const std::byte> bytes() const { return bytes_; }
   [[nodiscard]] std::size_t stamp_at() const { return stamp_at_; }
-  // Whether `received` (any length) is such a frame, whatever its stamp is.
+  // Whether `received` (any length) is such a frame, whatever its stamp is. Of one with an offload
+  // request the checksums are not looked at: a switch may complete them.
   [[nodiscard]] bool matches(std::span<const std::byte> received) const;
 
  private:

@@ -111,7 +111,8 @@ base::Result<void> run_net(const Options& options) {
   return {};
 }
 
-void add_common(CLI::App& command, Options& options, bool& packed) {
+void add_common(CLI::App& command, Options& options, bool& packed, bool& listen) {
+  command.add_flag("--listen", listen, "make the sockets: the back-end connects to them");
   command.add_flag("--packed", packed, "packed rings instead of split ones");
   command.add_option("--seconds", options.time.seconds, "how long it is measured")
       ->check(CLI::Range(0.1, 86400.0))
@@ -138,7 +139,7 @@ void add_blk(CLI::App& app, Options& options) {
       ->transform(CLI::AsSizeValue(false));
   command->add_flag("--verify", options.verify,
                     "first write known contents and read them back: DESTROYS what is there");
-  add_common(*command, options, blk.packed);
+  add_common(*command, options, blk.packed, blk.listen);
 }
 
 void add_net(CLI::App& app, Options& options) {
@@ -161,7 +162,7 @@ void add_net(CLI::App& app, Options& options) {
       ->capture_default_str();
   command->add_option("--check-every", net.check_every, "compare every n-th frame; 0: none")
       ->capture_default_str();
-  add_common(*command, options, net.packed);
+  add_common(*command, options, net.packed, net.listen);
 }
 
 int run(int argc, char** argv) {

@@ -35,6 +35,7 @@ Result<std::unique_ptr<SocketGuest>> connect(const NetLoadConfig& config, const 
                                              std::uint64_t buffer) {
   GuestConfig guest;
   guest.rings = 2;
+  guest.listen = config.listen;
   guest.size = config.ring;
   guest.features = feature::mrg_rxbuf | (config.tso ? tso_features : 0) |
                    (config.packed ? virtio::feature::ring_packed : 0);

@@ -21,6 +21,7 @@ struct NetLoadConfig {
   double rate = 0;            // frames a second; 0: as many as go
   unsigned burst = 32;        // frames put up at once
   std::uint16_t ring = 1024;  // of each queue
+  bool listen = false;        // the back-end connects to us
   bool packed = false;
   unsigned check_every = 64;
 };

@@ -36,7 +36,8 @@ SocketGuest::~SocketGuest() {
 base::Result<std::unique_ptr<SocketGuest>> SocketGuest::connect(const std::string& socket,
                                                                 const GuestConfig& config,
                                                                 std::chrono::milliseconds timeout) {
-  auto frontend = vhost::Frontend::connect(socket, timeout);
+  auto frontend = config.listen ? vhost::Frontend::accept(socket, timeout)
+                                : vhost::Frontend::connect(socket, timeout);
   if (!frontend) return base::Unexpected{frontend.error()};
   auto guest = std::unique_ptr<SocketGuest>(new SocketGuest{config});
   guest->frontend_ = *std::move(frontend);

@@ -45,11 +45,13 @@ struct GuestConfig {
   bool same_addresses = false;      // user addresses are guest addresses
   bool polled = false;              // no kick descriptors: the device polls
   bool enable = true;               // false: the rings start disabled
+  bool listen = false;              // the back-end connects to us
 };
 
 class SocketGuest {
  public:
-  // Connects, negotiates what both have of `features`, shares memory, starts the queues.
+  // Connects (or is connected to), negotiates what both have of `features`, shares memory, starts
+  // the queues.
   static base::Result<std::unique_ptr<SocketGuest>> connect(const std::string& socket,
                                                             const GuestConfig& config,
                                                             std::chrono::milliseconds timeout);

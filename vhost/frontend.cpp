@@ -2,6 +2,7 @@
 
 #include <poll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <array>
 #include <cerrno>
@@ -49,6 +50,21 @@ base::Result<std::unique_ptr<Frontend>> Frontend::connect(const std::string& pat
     if (Clock::now() >= deadline) return base::fail("nobody listens on " + path);
     std::this_thread::sleep_for(std::chrono::milliseconds{5});
   }
+}
+
+base::Result<std::unique_ptr<Frontend>> Frontend::accept(const std::string& path,
+                                                         std::chrono::milliseconds timeout) {
+  constexpr unsigned owner_only = 0600;
+  const auto listener = listen_on(path, owner_only);
+  if (!listener) return base::Unexpected{listener.error()};
+  struct pollfd watched {
+    .fd = listener->get(), .events = POLLIN, .revents = 0
+  };
+  ::poll(&watched, 1, static_cast<int>(timeout.count()));
+  base::Fd socket{::accept4(listener->get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK)};
+  ::unlink(path.c_str());
+  if (!socket) return base::fail("no back-end has connected to " + path);
+  return std::make_unique<Frontend>(std::move(socket));
 }
 
 base::Result<void> Frontend::wait(short events, Clock::time_point deadline) {

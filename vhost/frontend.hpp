@@ -34,6 +34,9 @@ class Frontend {
   // Connects to a listening back-end, and tries again until it is there or `timeout` is over.
   static base::Result<std::unique_ptr<Frontend>> connect(const std::string& path,
                                                          std::chrono::milliseconds timeout);
+  // Listens, and takes the first back-end that connects (one in client mode); nobody else then.
+  static base::Result<std::unique_ptr<Frontend>> accept(const std::string& path,
+                                                        std::chrono::milliseconds timeout);
   explicit Frontend(base::Fd socket) : socket_{std::move(socket)} {}
 
   // How long a reply may take. Default: 10 s.
