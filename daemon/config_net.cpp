@@ -50,6 +50,9 @@ GuestPort read_port(const Value& table, const std::string& title, Problems& prob
   section.flag("packed", device.packed);
   section.flag("in_order", device.in_order);
   section.flag("ring_reset", device.ring_reset);
+  section.flag("rss", device.rss);
+  section.flag("hash_report", device.hash_report);
+  section.flag("coalescing", device.coalescing);
   device.port.name = device.name;
   section.finish();
   return port;

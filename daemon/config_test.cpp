@@ -84,6 +84,9 @@ offloads = false
 packed = false
 in_order = false
 ring_reset = true
+rss = false
+hash_report = true
+coalescing = false
 [[port]]
 name = "trunk"
 socket = "fd:3"
@@ -109,7 +112,13 @@ trunk = [10, 20]
   EXPECT_FALSE(port.device.packed);
   EXPECT_FALSE(port.device.in_order);
   EXPECT_TRUE(port.device.ring_reset);
+  EXPECT_FALSE(port.device.rss);
+  EXPECT_TRUE(port.device.hash_report);
+  EXPECT_FALSE(port.device.coalescing);
   EXPECT_FALSE(config.ports[1].device.ring_reset);
+  EXPECT_TRUE(config.ports[1].device.rss);
+  EXPECT_FALSE(config.ports[1].device.hash_report);
+  EXPECT_TRUE(config.ports[1].device.coalescing);
   EXPECT_EQ(config.ports[1].device.port.trunk, (std::vector<std::uint16_t>{10, 20}));
 }
 
@@ -294,7 +303,8 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"key_of_a_disk", port_with("path = \"/x\""),
                 "m.toml:4:1: [[port]] a: unknown key \"path\"; the keys are name, socket, mode, "
                 "permissions, control_queue, queues, mac, mtu, vlan, trunk, isolated, "
-                "addresses_max, offloads, packed, in_order, ring_reset"}),
+                "addresses_max, offloads, packed, in_order, ring_reset, rss, hash_report, "
+                "coalescing"}),
     label_of);
 
 INSTANTIATE_TEST_SUITE_P(

@@ -108,6 +108,19 @@ json latency_of(const base::Histogram::Snapshot& counts) {
           {"buckets", std::move(buckets)}};
 }
 
+// null where the front-end keeps the control queue to itself.
+json driver_of(const net::Status& status) {
+  if (!status.driver) return {};
+  const auto& driver = *status.driver;
+  return {{"receiving_pairs", driver.pairs},
+          {"rss", driver.steered},
+          {"hash_types", base::format_hex(driver.hash_types)},
+          {"rx_usecs", driver.receive.microseconds},
+          {"rx_frames", driver.receive.packets},
+          {"tx_usecs", driver.transmit.microseconds},
+          {"tx_frames", driver.transmit.packets}};
+}
+
 json port_status(Topology& topology, const PortUnit& unit) {
   const auto& config = unit.config.device;
   json port = socket_side(unit);
@@ -120,6 +133,7 @@ json port_status(Topology& topology, const PortUnit& unit) {
   port["port_id"] = unit.device->port();
   port["offloads"] = status.offloads;
   port["features"] = base::format_hex(unit.device->negotiated());
+  port["driver"] = driver_of(status);
   port["counters"] = port_counters(topology, unit.device->port());
   port["virtqueues"] = queues_of(*unit.device);
   return port;

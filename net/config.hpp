@@ -14,10 +14,12 @@ inline constexpr unsigned pairs_max = 128;
 
 struct Config {
   std::string name;
-  unsigned pairs = 1;                   // queue pairs, 1..pairs_max
-  std::optional<vswitch::Mac> mac{};    // none: the front-end's or guest's own
-  std::uint16_t mtu = 0;                // 0: not offered; else 68..65535 (VIRTIO_NET_F_MTU)
-  bool control_queue = false;           // the front-end hands the control queue over
+  unsigned pairs = 1;                 // queue pairs, 1..pairs_max
+  std::optional<vswitch::Mac> mac{};  // none: the front-end's or guest's own
+  std::uint16_t mtu = 0;              // 0: not offered; else 68..65535 (VIRTIO_NET_F_MTU)
+  bool control_queue = false;         // the front-end hands the control queue over
+  // With a control queue: offer RSS (of more than one pair), HASH_REPORT, NOTF_COAL.
+  bool rss = true, hash_report = false, coalescing = true;
   bool offloads = true;                 // checksum and segmentation offload bits
   bool packed = true, in_order = true;  // offer RING_PACKED, IN_ORDER
   bool ring_reset = false;  // offer RING_RESET: the front-end stops a queue that its guest resets

@@ -1,6 +1,7 @@
 #include "net/control_queue.hpp"
 
 #include "base/check.hpp"
+#include "net/control_read.hpp"
 #include "virtio/wire/net.hpp"
 
 namespace millrace::net {
@@ -12,12 +13,6 @@ using virtio::Fault;
 using virtio::Take;
 
 namespace {
-
-template <class T>
-[[nodiscard]] bool read_at(const virtio::Chain& chain, std::size_t offset, T& out) noexcept {
-  const auto bytes = std::as_writable_bytes(std::span{&out, 1});
-  return virtio::copy_from(chain.readable(), offset, bytes) == bytes.size();
-}
 
 // One of the two tables of MAC TABLE_SET. Moves `offset` behind it; false where it is cut short.
 [[nodiscard]] bool read_table(const virtio::Chain& chain, std::size_t& offset,
@@ -114,6 +109,10 @@ ControlQueue::Verdict ControlQueue::read() noexcept {
     return control.class_id == class_id && control.command == command;
   };
   if (is(wire::net_class::mq, wire::net_mq_command::vq_pairs_set)) return read_pairs();
+  if (is(wire::net_class::mq, wire::net_mq_command::rss_config)) return read_steering(true);
+  if (is(wire::net_class::mq, wire::net_mq_command::hash_config)) return read_steering(false);
+  if (is(wire::net_class::notf_coal, wire::net_coal_command::tx_set)) return read_coalescing(true);
+  if (is(wire::net_class::notf_coal, wire::net_coal_command::rx_set)) return read_coalescing(false);
   if (is(wire::net_class::mac, wire::net_mac_command::addr_set)) return read_mac();
   if (is(wire::net_class::mac, wire::net_mac_command::table_set)) return read_addresses();
   if (control.class_id == wire::net_class::rx) return read_mode(control.command);
@@ -169,6 +168,25 @@ ControlQueue::Verdict ControlQueue::read_vlan(bool add) noexcept {
   if (!read_at(chain_, sizeof(wire::NetControl), vlan)) return Verdict::error;
   if (vlan.host() >= RxFilter::vlans) return Verdict::error;
   request_ = {.kind = ControlRequest::Kind::set_vlan, .number = vlan.host(), .on = add};
+  return Verdict::control;
+}
+
+// The whole of RSS, or what is hashed for reports alone.
+ControlQueue::Verdict ControlQueue::read_steering(bool whole) noexcept {
+  if ((features_ & (whole ? nf::rss : nf::hash_report)) == 0) return Verdict::error;
+  request_ = {.kind = whole ? ControlRequest::Kind::set_rss : ControlRequest::Kind::set_hash};
+  const bool good =
+      whole ? read_rss(chain_, pairs_, request_.rss) : read_hash(chain_, request_.rss.hash);
+  return good ? Verdict::control : Verdict::error;
+}
+
+ControlQueue::Verdict ControlQueue::read_coalescing(bool transmit) noexcept {
+  using Kind = ControlRequest::Kind;
+  wire::NetCoalescing asked{};
+  if ((features_ & nf::notf_coal) == 0) return Verdict::error;
+  if (!read_at(chain_, sizeof(wire::NetControl), asked)) return Verdict::error;
+  request_ = {.kind = transmit ? Kind::set_transmit_coalescing : Kind::set_receive_coalescing};
+  request_.coalescing = {asked.max_packets.host(), asked.max_usecs.host()};
   return Verdict::control;
 }
 

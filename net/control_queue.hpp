@@ -3,8 +3,8 @@
 // Takes one command at a time. What changes the device is control's to do: the worker fills the
 // Doorbell that it holds and sends it back; control acts, and the next Doorbell brings the answer,
 // which only then becomes visible to the driver. Known here: RX (all modes), MAC TABLE_SET and
-// ADDR_SET, VLAN ADD and DEL, ANNOUNCE ACK and MQ VQ_PAIRS_SET; everything else is answered with an
-// error.
+// ADDR_SET, VLAN ADD and DEL, ANNOUNCE ACK, MQ VQ_PAIRS_SET, RSS_CONFIG and HASH_CONFIG, NOTF_COAL
+// TX_SET and RX_SET; everything else is answered with an error.
 // Thread: the owning reactor, but for the constructor (control).
 #pragma once
 
@@ -14,6 +14,8 @@
 #include <memory>
 
 #include "base/command.hpp"
+#include "net/call_pacer.hpp"
+#include "net/rss_config.hpp"
 #include "net/rx_filter.hpp"
 #include "virtio/chain.hpp"
 #include "virtio/queue.hpp"
@@ -22,13 +24,26 @@ namespace millrace::net {
 
 // What a driver asks control to do.
 struct ControlRequest {
-  enum class Kind : std::uint8_t { none, set_pairs, set_mac, set_mode, set_addresses, set_vlan };
+  enum class Kind : std::uint8_t {
+    none,
+    set_pairs,
+    set_mac,
+    set_mode,
+    set_addresses,
+    set_vlan,
+    set_rss,
+    set_hash,  // of `rss` the hash only
+    set_receive_coalescing,
+    set_transmit_coalescing,
+  };
   Kind kind = Kind::none;
   std::uint16_t number = 0;  // pairs; or a VLAN
   std::uint8_t mode = 0;     // a command of class RX
   bool on = false;           // that mode, or that VLAN
   std::array<std::uint8_t, 6> mac{};
   RxFilter::Addresses stations{}, groups{};
+  RssConfig rss{};
+  Coalescing coalescing{};
 };
 
 class ControlQueue final : public virtio::QueueWorker {
@@ -80,6 +95,8 @@ class ControlQueue final : public virtio::QueueWorker {
   [[nodiscard]] Verdict read_mode(std::uint8_t command) noexcept;
   [[nodiscard]] Verdict read_addresses() noexcept;
   [[nodiscard]] Verdict read_vlan(bool add) noexcept;
+  [[nodiscard]] Verdict read_steering(bool whole) noexcept;
+  [[nodiscard]] Verdict read_coalescing(bool transmit) noexcept;
   // Writes the acknowledgement of chain_, gives it back and calls the driver.
   void answer(bool accepted) noexcept;
 

@@ -3,22 +3,17 @@
 #include <cstring>
 #include <utility>
 
-#include "net/control_queue.hpp"
+#include "net/net_device.hpp"
 #include "net/offload.hpp"
 #include "net/rarp.hpp"
-#include "net/rx_port.hpp"
-#include "net/tx_worker.hpp"
 #include "virtio/features.hpp"
-#include "virtio/wire/net.hpp"
+#include "virtio/kept_area.hpp"
 
 namespace millrace::net {
-
-namespace {
 
 namespace nf = virtio::wire::net_feature;
 namespace vf = virtio::feature;
 using base::fail;
-using virtio::wire::NetConfig;
 
 std::uint64_t features_of(const Config& config) {
   std::uint64_t bits = vf::version_1 | vf::any_layout | vf::indirect_desc | vf::event_idx |
@@ -36,9 +31,14 @@ std::uint64_t features_of(const Config& config) {
   if (config.pairs > 1) bits |= nf::mq;
   if (config.control_queue) {
     bits |= nf::ctrl_vq | nf::ctrl_mac_addr | nf::ctrl_rx | nf::ctrl_rx_extra | nf::ctrl_vlan;
+    if (config.rss && config.pairs > 1) bits |= nf::rss;
+    if (config.hash_report) bits |= nf::hash_report;
+    if (config.coalescing) bits |= nf::notf_coal;
   }
   return bits;
 }
+
+namespace {
 
 base::Result<void> validate(const Config& config) {
   const unsigned pairs_most = config.control_queue ? pairs_max - 1 : pairs_max;
@@ -57,169 +57,46 @@ base::Result<void> validate(const Config& config) {
   return {};
 }
 
-// What a queue was started as. Kept, because a front-end may change the features while it runs.
-enum class Role : std::uint8_t { none, receive, transmit, control };
-
-class NetDevice final : public Device {
- public:
-  NetDevice(const Config& config, base::ReactorPool& reactors, vswitch::Fabric& fabric)
-      : Device{config.name, 2 * config.pairs + (config.control_queue ? 1 : 0), reactors},
-        config_{config},
-        fabric_{fabric},
-        features_{features_of(config)},
-        mac_{config.mac},
-        mtu_{config.mtu},
-        active_pairs_{config.pairs},
-        pairs_(config.pairs),
-        roles_(queues_max(), Role::none),
-        past_(queues_max()) {}
-
-  base::Result<void> join(std::function<void()> ready) {
-    auto port = fabric_.add_port(config_.port, std::move(ready));
-    if (!port) return fail(port.error().message);
-    port_ = *port;
-    for (unsigned r = 0; r < pool().size(); ++r) {
-      sides_.push_back({&fabric_.bridge(r), &fabric_.counters(port_, r)});
-    }
-    return {};
-  }
-
-  void set_features(std::uint64_t features) override;
-  [[nodiscard]] virtio::DeviceKind kind() const override { return virtio::DeviceKind::net; }
-  [[nodiscard]] std::uint64_t features() const override { return features_; }
-  [[nodiscard]] std::span<const std::byte> config() const override;
-  base::Result<void> write_config(std::uint32_t, std::span<const std::byte>) override {
-    return fail("port " + name() + ": the configuration of a network device is read-only");
-  }
-  base::Result<void> announce(std::span<const std::uint8_t, 6> mac) override;
-  base::Result<void> set_mtu(std::uint16_t mtu) override;
-
-  [[nodiscard]] const Config& net_config() const override { return config_; }
-  [[nodiscard]] vswitch::PortId port() const override { return port_; }
-  [[nodiscard]] Status status() const override;
-  void close(std::function<void()> done) override { fabric_.remove_port(port_, std::move(done)); }
-
- protected:
-  std::unique_ptr<virtio::QueueWorker> make_worker(std::unique_ptr<virtio::Queue> queue) override;
-  void worker_started(virtio::QueueWorker& worker, unsigned reactor, bool enabled,
-                      std::function<void()> next) override;
-  void worker_enabled(virtio::QueueWorker& worker, unsigned reactor, bool enabled,
-                      std::function<void()> next) override;
-  void worker_stopping(virtio::QueueWorker& worker, unsigned reactor,
-                       std::function<void()> next) override;
-  void worker_stopped(virtio::QueueWorker& worker) override;
-
- private:
-  struct Totals {
-    std::uint64_t packets = 0, bytes = 0;
-  };
-
-  // A pair's receive queue as the switch shall see it.
-  struct Pair {
-    RxPort* endpoint = nullptr;  // null: not started, or about to stop
-    unsigned reactor = 0;
-    bool enabled = false;
-    bool registered = false;
-    bool changing = false;  // the switch is at work on it
-    std::vector<std::function<void()>> waiting;
-  };
-
-  // Under the negotiated features (§5.1.2).
-  [[nodiscard]] Role role_of(unsigned index) const;
-  // Makes the pair's endpoint known to the switch or takes it away, whichever is due; `next` runs
-  // when the switch is as the pair wants it.
-  void update_pair(unsigned pair, std::function<void()> next);
-  void settle_pair(unsigned pair);
-  // Hands the control queue its next doorbell, with the answer to the last command.
-  void ring_doorbell(ControlQueue& worker, unsigned reactor, bool accepted);
-  void act(const ControlRequest& request, std::function<void()> next);
-  void act_on_pairs(unsigned pairs, const std::function<void()>& next);
-  // What a driver begins with under the negotiated features.
-  void reset_filter();
-  // The filter as a receive queue shall hold it; none where the driver cannot have one.
-  [[nodiscard]] std::shared_ptr<const RxFilter> filter_to_use() const;
-  // Gives receive queues the filter of now; `next` runs when they have it.
-  void give_filter(const Pair& pair, std::function<void()> next);
-  void spread_filter(const std::function<void()>& next);
-  [[nodiscard]] Totals totals(unsigned index) const;
-
-  const Config config_;
-  vswitch::Fabric& fabric_;
-  const std::uint64_t features_;
-  std::optional<vswitch::Mac> mac_;
-  std::uint16_t mtu_;
-  unsigned active_pairs_;
-  RxFilter filter_;
-  vswitch::PortId port_ = vswitch::no_port;
-  std::vector<SwitchSide> sides_;  // by reactor; fixed once joined
-  std::vector<Pair> pairs_;
-  std::vector<Role> roles_;   // by queue
-  std::vector<Totals> past_;  // of workers that are gone, by queue
-  mutable NetConfig space_{};
-};
-
+// Null for a control queue.
 const QueueTraffic* traffic_of(const virtio::QueueWorker& worker, Role role) {
   if (role == Role::receive) return &static_cast<const RxPort&>(worker).traffic();
   if (role == Role::transmit) return &static_cast<const TxWorker&>(worker).traffic();
   return nullptr;
 }
 
+}  // namespace
+
+base::Result<void> NetDevice::join(std::function<void()> ready) {
+  auto port = fabric_.add_port(config_.port, std::move(ready));
+  if (!port) return fail(port.error().message);
+  port_ = *port;
+  for (unsigned r = 0; r < pool().size(); ++r) {
+    sides_.push_back({&fabric_.bridge(r), &fabric_.counters(port_, r)});
+  }
+  return {};
+}
+
 std::span<const std::byte> NetDevice::config() const {
-  space_ = NetConfig{};
-  if (mac_) std::memcpy(space_.mac, mac_->data(), sizeof(space_.mac));
+  space_ = virtio::wire::NetConfig{};
+  if (driver_.mac) std::memcpy(space_.mac, driver_.mac->data(), sizeof(space_.mac));
   space_.status = base::le16{virtio::wire::net_status_link_up};
   space_.max_virtqueue_pairs = base::le16{static_cast<std::uint16_t>(config_.pairs)};
   space_.mtu = base::le16{mtu_};
+  if ((features_ & (nf::rss | nf::hash_report)) != 0) {
+    space_.rss_max_key_size = rss_key_max;
+    space_.rss_max_indirection_table_length = base::le16{rss_entries_max};
+    space_.supported_hash_types = base::le32{hash_types_offered};
+  }
   return std::as_bytes(std::span{&space_, 1});
 }
 
 void NetDevice::set_features(std::uint64_t features) {
   Device::set_features(features);
-  for (const Pair& pair : pairs_) {
-    if (pair.endpoint != nullptr) return;  // not a reset: the front-end begins or ends its logging
-  }
-  // With a control queue a driver starts with one pair (§5.1.5); without, the front-end enables.
-  active_pairs_ = (features & nf::ctrl_vq) != 0 ? 1 : config_.pairs;
-  reset_filter();
-}
-
-void NetDevice::reset_filter() {
-  mac_ = config_.mac;  // the address that a driver set is its own, and the next one's is not
-  filter_ = RxFilter{};
-  filter_.set_own(mac_);
-  if ((negotiated() & nf::ctrl_rx) == 0) filter_.take_all_addresses();
-  if ((negotiated() & nf::ctrl_vlan) != 0) filter_.filter_vlans();
-}
-
-std::shared_ptr<const RxFilter> NetDevice::filter_to_use() const {
-  const bool has_control = config_.control_queue && (negotiated() & nf::ctrl_vq) != 0;
-  if (!has_control || (negotiated() & (nf::ctrl_rx | nf::ctrl_vlan)) == 0) return nullptr;
-  return std::make_shared<const RxFilter>(filter_);
-}
-
-// A queue that is about to stop is no endpoint any more; what is posted to one that is comes before
-// whatever stops it.
-void NetDevice::give_filter(const Pair& pair, std::function<void()> next) {
-  const auto filter = std::make_shared<std::shared_ptr<const RxFilter>>(filter_to_use());
-  pool().post(
-      pair.reactor,
-      [endpoint = pair.endpoint, filter](base::Reactor&) noexcept {
-        endpoint->swap_filter(*filter);
-      },
-      std::move(next));
-}
-
-void NetDevice::spread_filter(const std::function<void()>& next) {
-  auto left = std::make_shared<unsigned>(1);
-  const auto one_done = [left, next] {
-    if (--*left == 0) next();
-  };
-  for (const Pair& pair : pairs_) {
-    if (pair.endpoint == nullptr) continue;
-    ++*left;
-    give_filter(pair, one_done);
-  }
-  one_done();
+  if (any_started()) return;  // not a reset: the front-end begins or ends its logging
+  forget_driver();
+  // Nor shall the next daemon take up what a driver before this one wanted.
+  if (kept_ != nullptr) kept_->store({});
+  if (steered_) steer([] {});
 }
 
 base::Result<void> NetDevice::announce(std::span<const std::uint8_t, 6> mac) {
@@ -252,9 +129,9 @@ base::Result<void> NetDevice::set_mtu(std::uint16_t mtu) {
 }
 
 Role NetDevice::role_of(unsigned index) const {
-  const bool has_control = config_.control_queue && (negotiated() & nf::ctrl_vq) != 0;
-  const unsigned control = (negotiated() & nf::mq) != 0 ? 2 * config_.pairs : 2;
-  if (has_control && index == control) return Role::control;
+  const bool many = (negotiated() & (nf::mq | nf::rss)) != 0;
+  const unsigned control = many ? 2 * config_.pairs : 2;
+  if (has_control() && index == control) return Role::control;
   if (index >= 2 * config_.pairs) return Role::none;
   return index % 2 == 0 ? Role::receive : Role::transmit;
 }
@@ -281,11 +158,15 @@ void NetDevice::worker_started(virtio::QueueWorker& worker, unsigned reactor, bo
   if (roles_.at(index) == Role::control) {
     ring_doorbell(static_cast<ControlQueue&>(worker), reactor, false);
   }
+  if (roles_[index] == Role::transmit) {
+    senders_.at(index / 2) = {&static_cast<TxWorker&>(worker), reactor};
+    return give_settings(senders_[index / 2], std::move(next));
+  }
   if (roles_[index] != Role::receive) return next();
   Pair& pair = pairs_.at(index / 2);
   pair.endpoint = &static_cast<RxPort&>(worker);
   pair.reactor = reactor, pair.enabled = enabled;
-  give_filter(pair, [this, index, next = std::move(next)] { update_pair(index / 2, next); });
+  give_settings(pair, [this, index, next = std::move(next)] { update_pair(index / 2, next); });
 }
 
 void NetDevice::worker_enabled(virtio::QueueWorker& worker, unsigned, bool enabled,
@@ -298,7 +179,8 @@ void NetDevice::worker_enabled(virtio::QueueWorker& worker, unsigned, bool enabl
 
 void NetDevice::worker_stopping(virtio::QueueWorker& worker, unsigned, std::function<void()> next) {
   const unsigned index = worker.queue().index();
-  if (roles_.at(index) != Role::receive) return next();
+  if (roles_.at(index) == Role::transmit) senders_.at(index / 2) = {};
+  if (roles_[index] != Role::receive) return next();
   pairs_.at(index / 2).endpoint = nullptr;
   update_pair(index / 2, std::move(next));
 }
@@ -311,7 +193,7 @@ void NetDevice::update_pair(unsigned index, std::function<void()> next) {
 
 void NetDevice::settle_pair(unsigned index) {
   Pair& pair = pairs_.at(index);
-  const bool wanted = pair.endpoint != nullptr && pair.enabled && index < active_pairs_;
+  const bool wanted = pair.endpoint != nullptr && pair.enabled && index < receiving_pairs();
   if (pair.registered == wanted) {
     for (const auto& next : std::exchange(pair.waiting, {})) next();
     return;
@@ -324,48 +206,6 @@ void NetDevice::settle_pair(unsigned index) {
   };
   if (!wanted) return fabric_.remove_endpoint(port_, index, std::move(changed));
   fabric_.add_endpoint(port_, index, pair.reactor, pair.endpoint, std::move(changed));
-}
-
-void NetDevice::ring_doorbell(ControlQueue& worker, unsigned reactor, bool accepted) {
-  pool().post(reactor,
-              std::make_unique<ControlQueue::Doorbell>(
-                  worker, accepted, [this, &worker, reactor](const ControlRequest& r) {
-                    if (r.kind == ControlRequest::Kind::none) return;
-                    act(r, [this, &worker, reactor] { ring_doorbell(worker, reactor, true); });
-                  }));
-}
-
-void NetDevice::act(const ControlRequest& request, std::function<void()> next) {
-  switch (request.kind) {
-    case ControlRequest::Kind::none:
-      return;
-    case ControlRequest::Kind::set_pairs:
-      return act_on_pairs(request.number, next);
-    case ControlRequest::Kind::set_mac:
-      mac_ = request.mac;
-      filter_.set_own(mac_);
-      break;
-    case ControlRequest::Kind::set_mode:
-      CHECK(filter_.set_mode(request.mode, request.on));
-      break;
-    case ControlRequest::Kind::set_addresses:
-      filter_.set_addresses(request.stations, request.groups);
-      break;
-    case ControlRequest::Kind::set_vlan:
-      CHECK(filter_.set_vlan(request.number, request.on));
-      break;
-  }
-  spread_filter(next);
-}
-
-void NetDevice::act_on_pairs(unsigned pairs, const std::function<void()>& next) {
-  active_pairs_ = pairs;
-  // The last one to be done goes on.
-  auto left = std::make_shared<unsigned>(config_.pairs);
-  auto one_done = [left, next] {
-    if (--*left == 0) next();
-  };
-  for (unsigned pair = 0; pair < config_.pairs; ++pair) update_pair(pair, one_done);
 }
 
 void NetDevice::worker_stopped(virtio::QueueWorker& worker) {
@@ -392,6 +232,13 @@ Status NetDevice::status() const {
   status.connected = connected();
   status.mtu = mtu_;
   status.offloads = offload_names(negotiated());
+  if (has_control()) {
+    status.driver = {.pairs = receiving_pairs(),
+                     .steered = driver_.rss.has_value(),
+                     .hash_types = driver_.hash.types,
+                     .receive = driver_.receive,
+                     .transmit = driver_.transmit};
+  }
   for (unsigned pair = 0; pair < config_.pairs; ++pair) {
     PairStatus& out = status.pairs.emplace_back();
     out.rx = queue_status(2 * pair), out.tx = queue_status(2 * pair + 1);
@@ -401,8 +248,6 @@ Status NetDevice::status() const {
   }
   return status;
 }
-
-}  // namespace
 
 base::Result<std::unique_ptr<Device>> Device::make(const Config& config, base::ReactorPool& pool,
                                                    vswitch::Fabric& fabric,

@@ -15,6 +15,9 @@ namespace millrace::net {
 // Bytes of the virtio_net_hdr under `features`: decided here and nowhere else.
 [[nodiscard]] constexpr std::size_t header_size(std::uint64_t features) noexcept {
   using virtio::wire::net_feature::mrg_rxbuf;
+  if ((features & virtio::wire::net_feature::hash_report) != 0) {
+    return virtio::wire::net_header_size_hash;
+  }
   const bool long_header = (features & (virtio::feature::version_1 | mrg_rxbuf)) != 0;
   return long_header ? virtio::wire::net_header_size : virtio::wire::net_header_size_legacy;
 }

@@ -51,6 +51,23 @@ bool RxFilter::takes_vlan(std::span<const std::byte> header) const noexcept {
   return wanted_vlans_[(high << 8 | low) % vlans];
 }
 
+RxFilter::Contents RxFilter::contents() const noexcept {
+  Contents out{static_cast<std::uint8_t>(modes_.to_ulong()), {}, stations_, groups_, {}};
+  for (std::size_t i = 0; i < vlans; ++i) {
+    if (wanted_vlans_[i]) out.wanted_vlans[i / 8] |= static_cast<std::uint8_t>(1u << i % 8);
+  }
+  return out;
+}
+
+void RxFilter::restore(const Contents& contents) noexcept {
+  modes_ = contents.modes;
+  stations_ = contents.stations;
+  groups_ = contents.groups;
+  for (std::size_t i = 0; i < vlans; ++i) {
+    wanted_vlans_[i] = (contents.wanted_vlans[i / 8] >> i % 8 & 1) != 0;
+  }
+}
+
 bool RxFilter::takes(const vswitch::Packet& packet) const noexcept {
   if (modes_[rx::promisc]) return true;
   const auto header = packet.headers();

@@ -40,6 +40,17 @@ class RxFilter {
   // False: no VLAN has that number.
   [[nodiscard]] bool set_vlan(std::uint16_t vlan, bool wanted) noexcept;
 
+  // What a driver said, to be kept for it. Whatever the contents are, the filter can work with
+  // them.
+  struct Contents {
+    std::uint8_t modes;  // by command
+    std::uint8_t padding[3];
+    Addresses stations, groups;
+    std::array<std::uint8_t, vlans / 8> wanted_vlans;
+  };
+  [[nodiscard]] Contents contents() const noexcept;
+  void restore(const Contents& contents) noexcept;
+
   [[nodiscard]] bool takes(const vswitch::Packet& packet) const noexcept;
 
  private:

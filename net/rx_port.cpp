@@ -1,6 +1,7 @@
 #include "net/rx_port.hpp"
 
 #include "base/check.hpp"
+#include "net/rss_config.hpp"
 #include "switch/gso.hpp"
 
 namespace millrace::net {
@@ -29,11 +30,32 @@ std::uint32_t link_header(const Packet& packet) noexcept {
 
 }  // namespace
 
+struct RxPort::PlainHeader {
+  PlainHeader(const RxPort& port, const Packet& packet) noexcept
+      : wire{describe(packet.offload, port.acceptance_)} {}
+  [[nodiscard]] NetHeader& base() noexcept { return wire; }
+  NetHeader wire;
+};
+
+// virtio 1.2 §5.1.6.4.3.
+struct RxPort::HashedHeader {
+  HashedHeader(const RxPort& port, const Packet& packet) noexcept
+      : wire{describe(packet.offload, port.acceptance_), {}, {}, {}} {
+    if (port.hash_ == nullptr) return;
+    const auto hash = port.hash_->of(packet);
+    wire.hash_value = base::le32{hash.value};
+    wire.hash_report = base::le16{report_of(hash.kind)};
+  }
+  [[nodiscard]] NetHeader& base() noexcept { return wire.header; }
+  virtio::wire::NetHashHeader wire;
+};
+
 RxPort::RxPort(std::unique_ptr<virtio::Queue> queue, std::uint64_t features, std::uint16_t mtu,
                SwitchSides sides)
     : QueueWorker{std::move(queue)},
       header_size_{header_size(features)},
       mergeable_{(features & virtio::wire::net_feature::mrg_rxbuf) != 0},
+      reports_hash_{(features & virtio::wire::net_feature::hash_report) != 0},
       mtu_{(features & virtio::wire::net_feature::mtu) != 0 ? mtu : std::uint16_t{0}},
       acceptance_{Acceptance::of(features)},
       sides_{sides} {}
@@ -49,35 +71,50 @@ void RxPort::detached(base::Reactor&) noexcept {
   reactor_ = nullptr;
 }
 
+void RxPort::quiesce() noexcept {
+  quiesced_ = true;
+  pacer_.flush(queue(), reactor_->calls());
+}
+
+void RxPort::swap_settings(RxSettings& settings) noexcept {
+  filter_.swap(settings.filter);
+  hash_.swap(settings.hash);
+  pacer_.set(settings.pace, queue(), reactor_->calls());
+}
+
 void RxPort::deliver(std::span<const Packet* const> packets) noexcept {
   CHECK(reactor_ != nullptr);  // an endpoint is taken off the switch before its queue is detached
   virtio::Queue& q = queue();
   if (quiesced_ || !q.enabled()) return side_.counters->drop_no_queue.add(packets.size());
   if (q.fault() != Fault::none) return side_.counters->drop_queue_fault.add(packets.size());
-  given_ = false;
+  written_ = 0;
   fault_ = Fault::none;
   q.with_ring([&](auto& ring) {
-    for (const Packet* packet : packets) accept(ring, *packet);
+    if (reports_hash_) {
+      for (const Packet* packet : packets) accept<HashedHeader>(ring, *packet);
+    } else {
+      for (const Packet* packet : packets) accept<PlainHeader>(ring, *packet);
+    }
   });
-  if (given_) q.publish_and_call(reactor_->calls());
+  if (written_ != 0) pacer_.publish(q, written_, *reactor_);
   if (fault_ != Fault::none) q.poison(fault_, reactor_->calls());
   q.check_memory(reactor_->calls());
 }
 
-template <class R>
+template <class Header, class R>
 void RxPort::accept(R& ring, const Packet& packet) noexcept {
   if (filter_ != nullptr && !filter_->takes(packet)) return side_.counters->filtered.add();
   if (acceptance_.takes_whole(packet)) {
-    const Outcome outcome = accept_whole(ring, packet);
+    const Outcome outcome = accept_whole<Header>(ring, packet);
     // A large packet that these buffers cannot hold goes in segments, as far as they reach.
     const bool no_room = outcome == Outcome::too_small || outcome == Outcome::ring_short;
     const bool split = no_room && packet.offload.gso != vswitch::Gso::none;
     if (!split) return count(outcome);
   }
-  accept_segments(ring, packet);
+  accept_segments<Header>(ring, packet);
 }
 
-template <class R>
+template <class Header, class R>
 RxPort::Outcome RxPort::accept_whole(R& ring, const Packet& packet) noexcept {
   if (fault_ != Fault::none) return Outcome::fault;
   if (exceeds_mtu(packet)) return Outcome::too_small;
@@ -88,7 +125,7 @@ RxPort::Outcome RxPort::accept_whole(R& ring, const Packet& packet) noexcept {
     if (!frame.patch(at, vswitch::complete_checksum(packet))) return Outcome::malformed;
     side_.counters->checksummed.add();
   }
-  const Outcome outcome = write(ring, describe(packet.offload, acceptance_), frame);
+  const Outcome outcome = write(ring, Header{*this, packet}, frame);
   if (outcome == Outcome::written) {
     side_.counters->rx_packets.add();
     side_.counters->rx_bytes.add(packet.length);
@@ -98,14 +135,14 @@ RxPort::Outcome RxPort::accept_whole(R& ring, const Packet& packet) noexcept {
   return outcome;
 }
 
-template <class R>
+template <class Header, class R>
 void RxPort::accept_segments(R& ring, const Packet& packet) noexcept {
   side_.counters->segmented.add();
   vswitch::Segmenter segmenter{packet};
   Outcome outcome = Outcome::written;
   while (segmenter.next(segment_)) {
     // No checksum is worth computing for a ring that is known to be empty.
-    if (outcome != Outcome::ring_full) outcome = accept_whole(ring, segment_);
+    if (outcome != Outcome::ring_full) outcome = accept_whole<Header>(ring, segment_);
     count(outcome);
   }
 }
@@ -116,8 +153,8 @@ RxPort::Outcome RxPort::back(R& ring, virtio::Mark mark, Outcome outcome) noexce
   return outcome;
 }
 
-template <class R>
-RxPort::Outcome RxPort::write(R& ring, NetHeader header, Frame& frame) noexcept {
+template <class Header, class R>
+RxPort::Outcome RxPort::write(R& ring, Header header, Frame& frame) noexcept {
   const virtio::Mark mark = ring.mark();
   std::size_t buffers = 0;
   std::uint32_t first_bytes = 0;
@@ -147,11 +184,12 @@ RxPort::Outcome RxPort::write(R& ring, NetHeader header, Frame& frame) noexcept 
     used_[buffers++] = {chain.ticket(), bytes};
   } while (frame.left() > 0);
 
-  header.num_buffers = base::le16{static_cast<std::uint16_t>(buffers)};
-  virtio::copy_to(first_.writable(), 0, std::as_bytes(std::span{&header, 1}).first(header_size_));
+  header.base().num_buffers = base::le16{static_cast<std::uint16_t>(buffers)};
+  const auto bytes = std::as_bytes(std::span{&header.wire, 1});
+  virtio::copy_to(first_.writable(), 0, bytes.first(header_size_));
   if (queue().logging()) log(first_.writable(), first_bytes);
   for (std::size_t i = 0; i < buffers; ++i) ring.give(used_[i].ticket, used_[i].bytes);
-  given_ = true;
+  ++written_;
   return Outcome::written;
 }
 

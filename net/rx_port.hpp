@@ -14,15 +14,24 @@
 #include <memory>
 #include <span>
 
+#include "net/call_pacer.hpp"
 #include "net/frame.hpp"
 #include "net/offload.hpp"
 #include "net/rx_filter.hpp"
 #include "net/switch_side.hpp"
+#include "switch/packet_hash.hpp"
 #include "switch/port.hpp"
 #include "virtio/chain.hpp"
 #include "virtio/queue.hpp"
 
 namespace millrace::net {
+
+// What a driver set up over the control queue, as far as a receive queue is concerned.
+struct RxSettings {
+  std::shared_ptr<const RxFilter> filter;           // nullptr: it is given every frame
+  std::shared_ptr<const vswitch::PacketHash> hash;  // for reports; nullptr: there is none to report
+  Pace pace;
+};
 
 class RxPort final : public virtio::QueueWorker, public vswitch::Port {
  public:
@@ -35,18 +44,20 @@ class RxPort final : public virtio::QueueWorker, public vswitch::Port {
          SwitchSides sides);
 
   void deliver(std::span<const vswitch::Packet* const> packets) noexcept override;
-  // Puts another filter in place (nullptr: none) and hands back the one before, for control to
+  // Puts other settings in place and hands back the filter and the hash before, for control to
   // drop.
-  void swap_filter(std::shared_ptr<const RxFilter>& filter) noexcept { filter_.swap(filter); }
+  void swap_settings(RxSettings& settings) noexcept;
 
-  bool poll() noexcept override { return false; }
+  bool poll() noexcept override { return pacer_.poll(queue(), *reactor_); }
   bool arm() noexcept override { return false; }
   void disarm() noexcept override {}
-  [[nodiscard]] std::uint64_t sleep_ns_max() const noexcept override { return sleep_for_ever; }
+  [[nodiscard]] std::uint64_t sleep_ns_max() const noexcept override {
+    return pacer_.sleep_ns_max();
+  }
 
   void attached(base::Reactor& reactor) noexcept override;
   void enabled_changed(bool) noexcept override {}
-  void quiesce() noexcept override { quiesced_ = true; }
+  void quiesce() noexcept override;
   [[nodiscard]] bool drained() noexcept override { return true; }
   [[nodiscard]] bool memory_released() noexcept override { return true; }
   void detached(base::Reactor& reactor) noexcept override;
@@ -64,15 +75,18 @@ class RxPort final : public virtio::QueueWorker, public vswitch::Port {
     fault,
   };
 
-  template <class R>
+  // `Header` is the policy of what stands before a frame, settled when the queue is started.
+  struct PlainHeader;
+  struct HashedHeader;
+  template <class Header, class R>
   void accept(R& ring, const vswitch::Packet& packet) noexcept;
-  template <class R>
+  template <class Header, class R>
   Outcome accept_whole(R& ring, const vswitch::Packet& packet) noexcept;
-  template <class R>
+  template <class Header, class R>
   void accept_segments(R& ring, const vswitch::Packet& packet) noexcept;
   // Puts one frame into one buffer, or into as many as it needs; all or nothing.
-  template <class R>
-  Outcome write(R& ring, virtio::wire::NetHeader header, Frame& frame) noexcept;
+  template <class Header, class R>
+  Outcome write(R& ring, Header header, Frame& frame) noexcept;
   // Gives all buffers of this packet back to the ring, unused.
   template <class R>
   Outcome back(R& ring, virtio::Mark mark, Outcome outcome) noexcept;
@@ -84,15 +98,17 @@ class RxPort final : public virtio::QueueWorker, public vswitch::Port {
   void count(Outcome outcome) noexcept;
 
   const std::size_t header_size_;
-  const bool mergeable_;
+  const bool mergeable_, reports_hash_;
   const std::uint16_t mtu_;
   const Acceptance acceptance_;
   const SwitchSides sides_;
   std::shared_ptr<const RxFilter> filter_;
+  std::shared_ptr<const vswitch::PacketHash> hash_;
+  CallPacer pacer_;
+  std::size_t written_ = 0;  // frames of this burst
   SwitchSide side_;
   base::Reactor* reactor_ = nullptr;
   bool quiesced_ = false;
-  bool given_ = false;                         // something is to be published
   virtio::Fault fault_ = virtio::Fault::none;  // found in this burst
   QueueTraffic traffic_;
 

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "net/call_pacer.hpp"
 #include "virtio/device_base.hpp"
 
 namespace millrace::net {
@@ -15,10 +17,19 @@ struct PairStatus {
   std::uint64_t rx_packets = 0, rx_bytes = 0, tx_packets = 0, tx_bytes = 0;
 };
 
+// What the driver set up over the control queue.
+struct DriverStatus {
+  unsigned pairs = 0;            // that may receive
+  bool steered = false;          // by a table of the driver's
+  std::uint32_t hash_types = 0;  // as it asked for (virtio 1.2 §5.1.6.4.3); 0: nothing is hashed
+  Coalescing receive, transmit;
+};
+
 struct Status {
   bool connected = false;
-  std::uint16_t mtu = 0;  // 0: not set
-  std::string offloads;   // negotiated, as words; "none" without a guest
+  std::uint16_t mtu = 0;               // 0: not set
+  std::string offloads;                // negotiated, as words; "none" without a guest
+  std::optional<DriverStatus> driver;  // none: it has no control queue here
   std::vector<PairStatus> pairs;
 };
 

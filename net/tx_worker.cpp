@@ -44,9 +44,20 @@ bool TxWorker::holding() noexcept {
   return reactor_ == nullptr || quiesced_ || !was_enabled_ || queue().fault() != Fault::none;
 }
 
+void TxWorker::quiesce() noexcept {
+  quiesced_ = true;
+  pacer_.flush(queue(), reactor_->calls());
+}
+
 bool TxWorker::poll() noexcept {
-  if (holding()) return false;
-  return queue().with_ring([this](auto& ring) { return visit(ring); });
+  // What is owed is sent in any case: a reactor does not sleep over it.
+  if (holding()) return reactor_ != nullptr && pacer_.poll(queue(), *reactor_);
+  const bool busy = queue().with_ring([this](auto& ring) { return visit(ring); });
+  return pacer_.poll(queue(), *reactor_) || busy;
+}
+
+std::uint64_t TxWorker::sleep_ns_max() const noexcept {
+  return std::min(QueueWorker::sleep_ns_max(), pacer_.sleep_ns_max());
 }
 
 bool TxWorker::arm() noexcept {
@@ -63,7 +74,7 @@ bool TxWorker::visit(R& ring) noexcept {
   const Take last = collect(ring);
   if (count_ > 0) side_.bridge->forward(port_, {packets_.data(), count_});
   for (std::size_t i = 0; i < taken_; ++i) ring.give(tickets_[i], 0);
-  if (taken_ > 0) queue().publish_and_call(reactor_->calls());
+  if (taken_ > 0) pacer_.publish(queue(), taken_, *reactor_);
   if (last == Take::fault) queue().poison(ring.fault(), reactor_->calls());
   queue().check_memory(reactor_->calls());
   return taken_ > 0;
@@ -95,9 +106,10 @@ bool TxWorker::build(Packet& packet) noexcept {
   const auto segments = chain_.readable();
   const std::uint64_t bytes = chain_.readable_bytes();
   if (bytes < header_size_ + frame_min || bytes > header_size_ + Packet::length_max) return false;
+  // What a longer header goes on with says nothing about a frame that is sent.
   virtio::wire::NetHeader request{};
   const std::span<std::byte> raw = std::as_writable_bytes(std::span{&request, 1});
-  virtio::copy_from(segments, 0, raw.first(header_size_));
+  virtio::copy_from(segments, 0, raw.first(std::min(header_size_, raw.size())));
   packet.length = static_cast<std::uint32_t>(bytes - header_size_);
   packet.header_size =
       static_cast<std::uint16_t>(std::min<std::size_t>(packet.length, Packet::header_max));

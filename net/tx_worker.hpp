@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "net/call_pacer.hpp"
 #include "net/switch_side.hpp"
 #include "switch/packet.hpp"
 #include "virtio/chain.hpp"
@@ -30,10 +31,13 @@ class TxWorker final : public virtio::QueueWorker {
   bool poll() noexcept override;
   bool arm() noexcept override;
   void disarm() noexcept override;
+  [[nodiscard]] std::uint64_t sleep_ns_max() const noexcept override;
+  // How calls to the driver are held back from now on.
+  void set_pace(const Pace& pace) noexcept { pacer_.set(pace, queue(), reactor_->calls()); }
 
   void attached(base::Reactor& reactor) noexcept override;
   void enabled_changed(bool enabled) noexcept override;
-  void quiesce() noexcept override { quiesced_ = true; }
+  void quiesce() noexcept override;
   [[nodiscard]] bool drained() noexcept override { return true; }
   [[nodiscard]] bool memory_released() noexcept override { return true; }
   void detached(base::Reactor& reactor) noexcept override;
@@ -61,6 +65,7 @@ class TxWorker final : public virtio::QueueWorker {
   base::Reactor* reactor_ = nullptr;
   bool quiesced_ = false;
   bool was_enabled_ = false;
+  CallPacer pacer_;
   QueueTraffic traffic_;
 
   std::size_t taken_ = 0, count_ = 0;  // of tickets_ and packets_ in this burst

@@ -155,10 +155,10 @@ void Shard::tell(const LearnEvent& event) noexcept {
 void Shard::unicast(ShardPort& from, ShardPort& to, Packet& packet, unsigned at) noexcept {
   if (&from == &to) return from.counters->drop_hairpin.add();
   if (from.isolated && to.isolated) return from.counters->drop_isolated.add();
-  if (to.endpoint_count == 0) return to.counters->drop_no_queue.add();
-  Endpoint& endpoint = choose(to, packet);
-  if (endpoint.reactor == index_) return mark(endpoint, packet, at);
-  if (!send(endpoint.reactor, packet, to.id, endpoint.slot)) to.counters->drop_link_full.add();
+  Endpoint* endpoint = choose(to, packet);
+  if (endpoint == nullptr) return to.counters->drop_no_queue.add();
+  if (endpoint->reactor == index_) return mark(*endpoint, packet, at);
+  if (!send(endpoint->reactor, packet, to.id, endpoint->slot)) to.counters->drop_link_full.add();
 }
 
 // To every member of the packet's VLAN but its own port: marks the members here, and sends one copy
@@ -180,8 +180,13 @@ void Shard::flood_here(const ShardPort& from, Packet& packet, unsigned at) noexc
   for (std::uint32_t i = 0; i < vlan->local_count; ++i) {
     const ShardPort& to = table_->ports[table_->members[vlan->first + i]];
     if (&to == &from || (from.isolated && to.isolated)) continue;
-    Endpoint& endpoint = choose(to, packet);
-    if (endpoint.reactor == index_) mark(endpoint, packet, at);
+    Endpoint* endpoint = choose(to, packet);
+    if (endpoint == nullptr) {
+      // Every reactor with one of its endpoints comes here; one of them counts.
+      if (table_->endpoints[to.first_endpoint].reactor == index_) to.counters->drop_no_queue.add();
+      continue;
+    }
+    if (endpoint->reactor == index_) mark(*endpoint, packet, at);
   }
 }
 
@@ -189,17 +194,28 @@ void Shard::count_lost_flood(const ShardPort& from, Packet& packet, unsigned rea
   const VlanMembers& vlan = *table_->find_vlan(packet.vlan);
   for (std::uint32_t i = 0; i < vlan.count; ++i) {
     const ShardPort& to = table_->ports[table_->members[vlan.first + i]];
-    if (&to == &from || (from.isolated && to.isolated) || to.endpoint_count == 0) continue;
-    if (choose(to, packet).reactor == reactor) to.counters->drop_link_full.add();
+    if (&to == &from || (from.isolated && to.isolated)) continue;
+    const Endpoint* endpoint = choose(to, packet);
+    if (endpoint != nullptr && endpoint->reactor == reactor) to.counters->drop_link_full.add();
   }
 }
 
 // Every packet of a flow goes to the same endpoint of a port, on whichever shard it entered.
-Endpoint& Shard::choose(const ShardPort& port, Packet& packet) noexcept {
-  Endpoint* first = &table_->endpoints[port.first_endpoint];
-  if (port.endpoint_count == 1) return *first;
-  if (packet.flow_hash == 0) packet.flow_hash = flow_hash(packet);
-  return first[(std::uint64_t{packet.flow_hash} * port.endpoint_count) >> 32];
+Endpoint* Shard::choose(const ShardPort& port, Packet& packet) noexcept {
+  Endpoint* first = table_->endpoints.data() + port.first_endpoint;
+  if (port.choice == Choice::only) return first;
+  if (port.choice == Choice::spread) {
+    if (packet.flow_hash == 0) packet.flow_hash = flow_hash(packet);
+    return first + ((std::uint64_t{packet.flow_hash} * port.endpoint_count) >> 32);
+  }
+  return port.choice == Choice::steered ? steer(port, packet) : nullptr;
+}
+
+Endpoint* Shard::steer(const ShardPort& port, const Packet& packet) noexcept {
+  const auto hash = port.hash->of(packet);
+  const std::uint32_t entry = hash.kind != 0 ? hash.value & port.target_mask : port.target_mask + 1;
+  const std::uint32_t target = table_->targets[port.first_target + entry];
+  return target == ShardTable::no_endpoint ? nullptr : &table_->endpoints[target];
 }
 
 void Shard::mark(Endpoint& endpoint, const Packet& packet, unsigned at) noexcept {

@@ -74,6 +74,10 @@ class FabricOverCommands final : public Fabric {
   void add_endpoint(PortId port, unsigned slot, unsigned reactor, Port* endpoint,
                     Done done) override;
   void remove_endpoint(PortId port, unsigned slot, Done done) override;
+  void set_steering(PortId port, std::shared_ptr<const Steering> steering, Done done) override {
+    state_->ports.at(port)->steering = std::move(steering);
+    state_->publish({}, std::move(done));
+  }
   Bridge& bridge(unsigned reactor) override { return *state_->shards.at(reactor); }
   PortCounters& counters(PortId port, unsigned reactor) override {
     return state_->ports.at(port)->counters.at(reactor).counters;

@@ -13,6 +13,7 @@
 #include "base/reactor_pool.hpp"
 #include "base/result.hpp"
 #include "switch/bridge.hpp"
+#include "switch/steering.hpp"
 
 namespace millrace::vswitch {
 
@@ -53,6 +54,9 @@ class Fabric {
                             Done done) = 0;
   // After done() nobody calls the endpoint again.
   virtual void remove_endpoint(PortId port, unsigned slot, Done done) = 0;
+  // From done() on the port's owner says by which slot a packet is received; nullptr: the port
+  // spreads its flows by itself again. A slot without an endpoint drops (drop_no_queue).
+  virtual void set_steering(PortId port, std::shared_ptr<const Steering> steering, Done done) = 0;
   // The reactor's shard. The pointer stays valid as long as the Fabric.
   [[nodiscard]] virtual Bridge& bridge(unsigned reactor) = 0;
   // This port's counters on one reactor: a Port on that reactor adds to them. Stable until

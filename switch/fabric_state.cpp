@@ -53,11 +53,32 @@ std::unique_ptr<ShardTable> FabricState::make_table(unsigned reactor) const {
       endpoint.owner = at;
       table->endpoints.push_back(endpoint);
     }
+    if (!state->endpoints.empty()) {
+      port.choice = state->endpoints.size() == 1 ? Choice::only : Choice::spread;
+    }
+    if (state->steering != nullptr) add_targets(*table, port, *state->steering);
     table->ports.push_back(std::move(port));
     for (const auto vlan : vlans_of(state->config)) members[vlan].push_back(at);
   }
   add_vlans(*table, reactor, members);
   return table;
+}
+
+void FabricState::add_targets(ShardTable& table, ShardPort& port, const Steering& steering) {
+  const auto endpoint_of = [&table, &port](std::uint16_t slot) {
+    for (std::uint32_t i = 0; i < port.endpoint_count; ++i) {
+      if (table.endpoints[port.first_endpoint + i].slot == slot) return port.first_endpoint + i;
+    }
+    return ShardTable::no_endpoint;
+  };
+  port.choice = Choice::steered;
+  port.hash = steering.hash;
+  port.first_target = static_cast<std::uint32_t>(table.targets.size());
+  port.target_mask = steering.mask;
+  for (std::size_t i = 0; i <= steering.mask; ++i) {
+    table.targets.push_back(endpoint_of(steering.slots.at(i)));
+  }
+  table.targets.push_back(endpoint_of(steering.unclassified));
 }
 
 void FabricState::add_vlans(ShardTable& table, unsigned reactor,

@@ -30,6 +30,7 @@ struct PortState {
   std::shared_ptr<const VlanSet> trunk;  // nullptr: an access port
   std::vector<MacKey> statics;
   std::map<unsigned, Place> endpoints;        // by slot
+  std::shared_ptr<const Steering> steering;   // nullptr: flows are spread
   std::vector<ReactorPortCounters> counters;  // by reactor
 };
 
@@ -64,6 +65,7 @@ class FabricState : public std::enable_shared_from_this<FabricState> {
 
  private:
   [[nodiscard]] std::unique_ptr<ShardTable> make_table(unsigned reactor) const;
+  static void add_targets(ShardTable& table, ShardPort& port, const Steering& steering);
   static void add_vlans(ShardTable& table, unsigned reactor,
                         const std::map<std::uint16_t, std::vector<std::uint16_t>>& members);
 };

@@ -59,7 +59,9 @@ class Shard final : public Bridge {
   void flood(const ShardPort& from, Packet& packet, unsigned at) noexcept;
   void flood_here(const ShardPort& from, Packet& packet, unsigned at) noexcept;
   void count_lost_flood(const ShardPort& from, Packet& packet, unsigned reactor) noexcept;
-  [[nodiscard]] Endpoint& choose(const ShardPort& port, Packet& packet) noexcept;
+  // nullptr: the port has no endpoint for it.
+  [[nodiscard]] Endpoint* choose(const ShardPort& port, Packet& packet) noexcept;
+  [[nodiscard]] Endpoint* steer(const ShardPort& port, const Packet& packet) noexcept;
   void mark(Endpoint& endpoint, const Packet& packet, unsigned at) noexcept;
   [[nodiscard]] bool send(unsigned reactor, const Packet& packet, PortId port,
                           std::uint16_t slot) noexcept;

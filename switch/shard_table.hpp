@@ -15,6 +15,7 @@
 #include "switch/counters.hpp"
 #include "switch/packet.hpp"
 #include "switch/port.hpp"
+#include "switch/steering.hpp"
 
 namespace millrace::vswitch {
 
@@ -31,6 +32,9 @@ struct Endpoint {
   Endpoint* next = nullptr;  // list of touched endpoints
 };
 
+// How a port picks the endpoint of a packet: settled when the table is made.
+enum class Choice : std::uint8_t { none, only, spread, steered };
+
 struct ShardPort {
   PortId id = no_port;
   std::uint16_t access_vlan = 0;
@@ -39,6 +43,11 @@ struct ShardPort {
   std::shared_ptr<const VlanSet> trunk;  // nullptr: an access port
   PortCounters* counters = nullptr;      // of this reactor
   std::uint32_t first_endpoint = 0, endpoint_count = 0;
+  Choice choice = Choice::none;
+  // Steered: the hash, and where in `targets` this port's table lies. Its last entry is for packets
+  // without a hash.
+  std::shared_ptr<const PacketHash> hash;
+  std::uint32_t first_target = 0, target_mask = 0;
 
   // What it does with untagged frames: 0 on a trunk means that there is no native VLAN.
   [[nodiscard]] bool takes_untagged() const noexcept { return !trunk || access_vlan != 0; }
@@ -62,6 +71,8 @@ struct ShardTable {
   std::vector<Endpoint> endpoints;  // grouped by port, ordered by slot
   std::vector<VlanMembers> vlans;
   std::vector<std::uint16_t> members;  // positions in ports, grouped by VLAN
+  static constexpr std::uint32_t no_endpoint = 0xffff'ffff;
+  std::vector<std::uint32_t> targets;  // positions in endpoints, or none; grouped by port
 
   [[nodiscard]] ShardPort* find(PortId id) noexcept {
     if (id >= ports_max || by_id[id] == absent) return nullptr;

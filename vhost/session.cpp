@@ -193,6 +193,7 @@ void Session::release() {
   backend_.reset();
   log_.reset();
   inflight_.reset();
+  device_.set_kept(nullptr);
   memory_.clear();
   for (auto& ring : rings_) ring = Ring{};
   channel_.hang_up();

@@ -8,6 +8,7 @@
 #include "base/error.hpp"
 #include "vhost/session.hpp"
 #include "virtio/features.hpp"
+#include "virtio/kept_area.hpp"
 #include "virtio/limits.hpp"
 
 namespace millrace::vhost {
@@ -61,6 +62,7 @@ Session::Handled Session::get_inflight_fd(Message& message) {
   const bool packed = (features_ & virtio::feature::ring_packed) != 0;
   asked.size = virtio::InflightRegion::size_for(asked.queues, room_for(asked), packed);
   if (asked.size == 0) return base::fail("no region has that shape");
+  if (device_.keeps_state()) asked.size += virtio::KeptArea::size;  // behind the queues' parts
   asked.offset = 0;
   const auto made = make_memory(asked.size);
   if (!made) return base::Unexpected{made.error()};
@@ -80,13 +82,17 @@ Session::Handled Session::set_inflight_fd(Message& message) {
   }
   // One that we made has the room; another's is laid out for what was asked.
   const auto room = room_for(asked);
-  const bool ours = asked.size == virtio::InflightRegion::size_for(asked.queues, room, packed);
+  const auto plain = virtio::InflightRegion::size_for(asked.queues, room, packed);
+  const bool keeps = device_.keeps_state() && asked.size == plain + virtio::KeptArea::size;
+  const bool ours = asked.size == plain || keeps;
   auto mapping = base::Mapping::map(message.fds[0], asked.offset, asked.size);
   if (!mapping) return base::Unexpected{mapping.error()};
-  auto region = virtio::InflightRegion::attach(std::move(mapping).value(), 0, asked.queues,
+  auto region = virtio::InflightRegion::attach(*mapping, 0, asked.queues,
                                                ours ? room : asked.queue_size, packed);
   if (!region) return base::Unexpected{region.error()};
   inflight_ = std::move(region).value();
+  device_.set_kept(keeps ? std::make_shared<virtio::KeptArea>(*std::move(mapping), plain)
+                         : nullptr);
   return Progress::done;
 }
 

@@ -21,6 +21,7 @@
 namespace millrace::virtio {
 
 class InflightRegion;  // inflight.hpp
+class KeptArea;        // kept_area.hpp
 
 enum class DeviceKind { net, blk };
 
@@ -68,6 +69,12 @@ class Device {
   // Swaps memory in all started queues. Done when nothing refers to the old snapshot any more.
   virtual void set_memory(std::shared_ptr<const GuestMemory> memory, Done done) = 0;
   virtual void set_log(std::shared_ptr<DirtyLog> log, Done done) = 0;
+
+  // Whether the device has something to keep over our death besides what is in flight.
+  [[nodiscard]] virtual bool keeps_state() const { return false; }
+  // Where it keeps it; nullptr: nowhere. A record found there is taken up; so it comes after
+  // set_features() and before the first queue starts.
+  virtual void set_kept(std::shared_ptr<KeptArea>) {}
 
   // net: the guest moved here; announce `mac` on its behalf (SEND_RARP). Others refuse.
   virtual base::Result<void> announce(std::span<const std::uint8_t, 6> mac) = 0;

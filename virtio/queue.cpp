@@ -60,16 +60,23 @@ base::Result<void, Fault> Queue::open_ring(const RingSetup& setup) {
 }
 
 void Queue::publish_and_call(base::CallSignal& calls) noexcept {
-  with_ring([this, &calls](auto& ring) {
+  if (publish()) call(calls);
+}
+
+bool Queue::publish() noexcept {
+  return with_ring([this](auto& ring) {
     counters.chains.set(ring.taken());
-    if (ring.pending() == 0) return;
-    if (!ring.publish() || !call_.valid()) {
-      counters.calls_suppressed.add();
-      return;
-    }
-    counters.calls.add();
-    calls.signal(call_.get());
+    if (ring.pending() == 0) return false;
+    if (ring.publish() && call_.valid()) return true;
+    counters.calls_suppressed.add();
+    return false;
   });
+}
+
+void Queue::call(base::CallSignal& calls) noexcept {
+  if (!call_.valid()) return;
+  counters.calls.add();
+  calls.signal(call_.get());
 }
 
 Fault Queue::fault() const noexcept {

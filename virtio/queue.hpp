@@ -42,6 +42,9 @@ class Queue {
   // Publishes what was given and signals the driver if it wants that, through `calls`.
   // Counts calls and, as of this moment, the chains taken; arming counts itself.
   void publish_and_call(base::CallSignal& calls) noexcept;
+  // The same in two steps, for a device that may wait between them. True: the driver wants a call.
+  [[nodiscard]] bool publish() noexcept;
+  void call(base::CallSignal& calls) noexcept;
   [[nodiscard]] bool enabled() const noexcept { return enabled_; }
   [[nodiscard]] Fault fault() const noexcept;
   // Poisons the queue: nothing is taken any more; the error eventfd is signalled; control is told.

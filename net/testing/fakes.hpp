@@ -92,6 +92,7 @@ class FakeFabric final : public vswitch::Fabric {
   void remove_port(vswitch::PortId, Done done) override {
     EXPECT_TRUE(endpoints.empty());
     --ports;
+    steering.reset();
     loop_.defer(std::move(done));
   }
   void add_endpoint(vswitch::PortId port, unsigned slot, unsigned reactor, vswitch::Port* endpoint,
@@ -103,6 +104,12 @@ class FakeFabric final : public vswitch::Fabric {
   void remove_endpoint(vswitch::PortId port, unsigned slot, Done done) override {
     EXPECT_EQ(port, 3);
     EXPECT_EQ(endpoints.erase(slot), 1u) << "removed twice";
+    loop_.defer(std::move(done));
+  }
+  void set_steering(vswitch::PortId port, std::shared_ptr<const vswitch::Steering> given,
+                    Done done) override {
+    EXPECT_EQ(port, 3);
+    steering = std::move(given);
     loop_.defer(std::move(done));
   }
   vswitch::Bridge& bridge(unsigned reactor) override { return bridges.at(reactor); }
@@ -118,6 +125,7 @@ class FakeFabric final : public vswitch::Fabric {
  public:
   std::vector<FakeBridge> bridges;
   std::map<unsigned, Endpoint> endpoints;  // by slot
+  std::shared_ptr<const vswitch::Steering> steering;
   int ports = 0;
 
  private:

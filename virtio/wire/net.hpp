@@ -33,6 +33,7 @@ inline constexpr std::uint64_t ctrl_rx_extra = 1ull << 20;
 inline constexpr std::uint64_t guest_announce = 1ull << 21;
 inline constexpr std::uint64_t mq = 1ull << 22;
 inline constexpr std::uint64_t ctrl_mac_addr = 1ull << 23;
+inline constexpr std::uint64_t vq_notf_coal = 1ull << 52;
 inline constexpr std::uint64_t notf_coal = 1ull << 53;
 inline constexpr std::uint64_t guest_uso4 = 1ull << 54;
 inline constexpr std::uint64_t guest_uso6 = 1ull << 55;
@@ -58,6 +59,29 @@ struct NetHeader {
 };
 static_assert(sizeof(NetHeader) == 12 && std::is_trivially_copyable_v<NetHeader>);
 inline constexpr std::size_t net_header_size = 12, net_header_size_legacy = 10;
+
+// §5.1.6: struct virtio_net_hdr with VIRTIO_NET_F_HASH_REPORT, in both directions.
+struct NetHashHeader {
+  NetHeader header;
+  base::le32 hash_value;
+  base::le16 hash_report;
+  base::le16 padding;
+};
+static_assert(sizeof(NetHashHeader) == 20 && std::is_trivially_copyable_v<NetHashHeader>);
+inline constexpr std::size_t net_header_size_hash = 20;
+
+// §5.1.6.4.3: what a hash may be computed over (bits of hash_types)...
+namespace net_hash_type {
+inline constexpr std::uint32_t ipv4 = 1u << 0, tcpv4 = 1u << 1, udpv4 = 1u << 2, ipv6 = 1u << 3,
+                               tcpv6 = 1u << 4, udpv6 = 1u << 5, ip_ex = 1u << 6, tcp_ex = 1u << 7,
+                               udp_ex = 1u << 8;
+inline constexpr std::uint32_t all = (1u << 9) - 1;
+}  // namespace net_hash_type
+// ...and what one was computed over (§5.1.6.4.3.5).
+namespace net_hash_report {
+inline constexpr std::uint16_t none = 0, ipv4 = 1, tcpv4 = 2, udpv4 = 3, ipv6 = 4, tcpv6 = 5,
+                               udpv6 = 6, ipv6_ex = 7, tcpv6_ex = 8, udpv6_ex = 9;
+}
 
 namespace net_header_flag {
 inline constexpr std::uint8_t needs_csum = 1, data_valid = 2, rsc_info = 4;
@@ -110,5 +134,31 @@ inline constexpr std::uint8_t ack = 0;
 namespace net_mq_command {
 inline constexpr std::uint8_t vq_pairs_set = 0, rss_config = 1, hash_config = 2;
 }
+namespace net_coal_command {
+inline constexpr std::uint8_t tx_set = 0, rx_set = 1, vq_set = 2, vq_get = 3;
+}
+
+// §5.1.6.5.7: the head of struct virtio_net_rss_config; it is followed by the
+// indirection table (le16 each), max_tx_vq (le16), the length of the key (u8) and the key.
+struct NetRssHead {
+  base::le32 hash_types;
+  base::le16 indirection_table_mask;
+  base::le16 unclassified_queue;
+};
+static_assert(sizeof(NetRssHead) == 8);
+// §5.1.6.5.6: struct virtio_net_hash_config: types, 8 reserved bytes, length of the key, the key.
+inline constexpr std::size_t net_hash_key_length_at = 12;
+// §5.1.6.5.9.
+struct NetCoalescing {
+  base::le32 max_packets;
+  base::le32 max_usecs;
+};
+static_assert(sizeof(NetCoalescing) == 8);
+struct NetQueueCoalescing {  // virtio 1.3 §5.1.6.5.9: of one virtqueue
+  base::le16 queue;
+  base::le16 reserved;
+  NetCoalescing coalescing;
+};
+static_assert(sizeof(NetQueueCoalescing) == 12);
 
 }  // namespace millrace::virtio::wire
