@@ -78,6 +78,55 @@ CommandHandler remover(Topology& topology, const char* command, Remove remove) {
   };
 }
 
+CommandHandler companion_remover(Topology& topology, const char* kind) {
+  return [&topology, kind](const json& arguments, const Reply& reply) {
+    std::string name;
+    Arguments given{arguments, kind};
+    given.section().require("name", "\"web0-rng\"");
+    given.section().text("name", name);
+    if (const auto line = given.finish(); !line.empty()) return reply(refuse(line));
+    topology.remove_companion(kind, name, answer_with(reply));
+  };
+}
+
+void resize_balloon(Topology& topology, const json& arguments, const Reply& reply) {
+  std::string name;
+  std::uint64_t size = 0;
+  Arguments given{arguments, "balloon-resize"};
+  given.section().require("name", "\"web0-balloon\"");
+  given.section().text("name", name);
+  given.section().require("size", "\"256MiB\", what the guest shall give up");
+  given.section().size("size", size, 0, guest::balloon_size_max);
+  if (const auto line = given.finish(); !line.empty()) return reply(refuse(line));
+  const auto bytes = topology.resize_balloon(name, size);
+  if (bytes) return reply(json{{"name", name}, {"bytes", *bytes}});
+  const auto& line = bytes.error().message;
+  reply(refuse(line, line.starts_with("there is no") ? "DeviceNotFound" : "GenericError"));
+}
+
+// The keys of [[console.port]], and the console.
+void add_console_port(Topology& topology, const json& arguments, const Reply& reply) {
+  std::string console;
+  guest::PortSettings port;
+  Arguments given{arguments, "console-port-add"};
+  given.section().require("console", "\"web0-console\"");
+  given.section().text("console", console);
+  read_console_port(given.section(), port);
+  if (const auto line = given.finish(); !line.empty()) return reply(refuse(line));
+  answer_with(reply)(topology.add_console_port(console, port));
+}
+
+void remove_console_port(Topology& topology, const json& arguments, const Reply& reply) {
+  std::string console, name;
+  Arguments given{arguments, "console-port-remove"};
+  given.section().require("console", "\"web0-console\"");
+  given.section().text("console", console);
+  given.section().require("name", "\"agent\"");
+  given.section().text("name", name);
+  if (const auto line = given.finish(); !line.empty()) return reply(refuse(line));
+  answer_with(reply)(topology.remove_console_port(console, name));
+}
+
 void resize_disk(Topology& topology, const json& arguments, const Reply& reply) {
   std::string name;
   std::uint64_t size = 0;
@@ -131,6 +180,7 @@ CommandTable make_commands(Topology& topology, std::function<void()> quit) {
   add_query(table, topology, "query-status", status_of);
   add_query(table, topology, "query-ports", ports_of);
   add_query(table, topology, "query-disks", disks_of);
+  add_query(table, topology, "query-companions", companions_of);
   add_query(table, topology, "query-uplinks", uplinks_of);
   add_query(table, topology, "query-sessions", sessions_of);
   add_query(table, topology, "query-reactors", reactors_of);
@@ -142,9 +192,24 @@ CommandTable make_commands(Topology& topology, std::function<void()> quit) {
   });
   table.add("port-add", adder(topology, "port", read_port));
   table.add("disk-add", adder(topology, "disk", read_disk));
+  table.add("rng-add", adder(topology, "rng", read_rng));
+  table.add("console-add", adder(topology, "console", read_console));
+  table.add("balloon-add", adder(topology, "balloon", read_balloon));
+  table.add("balloon-resize", [&topology](const json& arguments, const Reply& reply) {
+    resize_balloon(topology, arguments, reply);
+  });
+  table.add("console-port-add", [&topology](const json& arguments, const Reply& reply) {
+    add_console_port(topology, arguments, reply);
+  });
   table.add("uplink-add", adder(topology, "uplink", read_uplink));
   table.add("port-remove", remover(topology, "port-remove", &Topology::remove_port));
   table.add("disk-remove", remover(topology, "disk-remove", &Topology::remove_disk));
+  table.add("rng-remove", companion_remover(topology, "rng"));
+  table.add("console-remove", companion_remover(topology, "console"));
+  table.add("balloon-remove", companion_remover(topology, "balloon"));
+  table.add("console-port-remove", [&topology](const json& arguments, const Reply& reply) {
+    remove_console_port(topology, arguments, reply);
+  });
   table.add("uplink-remove", remover(topology, "uplink-remove", &Topology::remove_uplink));
   table.add("disk-resize", [&topology](const json& arguments, const Reply& reply) {
     resize_disk(topology, arguments, reply);

@@ -104,6 +104,12 @@ void check_duplicates(const Config& config, Problems& problems) {
     names.claim(disk.device.name, disk.at, title);
     sockets.claim(disk.server.socket, disk.socket_at, title);
   }
+  for (const auto& companion : config.companions) {
+    const auto title = title_of(companion);
+    names.claim(companion.device.name, companion.at, title);
+    sockets.claim(companion.server.socket, companion.socket_at, title);
+    for (const auto& socket : port_sockets(companion)) sockets.claim(socket, companion.at, title);
+  }
   for (const auto& entry : config.uplinks) {
     const std::string title = "[[uplink]] " + entry.uplink.name;
     names.claim(entry.uplink.name, entry.at, title);
@@ -128,6 +134,9 @@ Config parse_config(std::string_view toml, Problems& problems) {
   if (const auto* table = section.find("memory")) read_memory(*table, config, problems);
   read_list(section, "port", config.ports, problems, read_port);
   read_list(section, "disk", config.disks, problems, read_disk);
+  read_list(section, "rng", config.companions, problems, read_rng);
+  read_list(section, "console", config.companions, problems, read_console);
+  read_list(section, "balloon", config.companions, problems, read_balloon);
   read_list(section, "uplink", config.uplinks, problems, read_uplink);
   section.finish();
   check_duplicates(config, problems);

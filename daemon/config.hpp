@@ -11,11 +11,14 @@
 #include "base/reactor.hpp"
 #include "blk/config.hpp"
 #include "daemon/problems.hpp"
+#include "guest/config.hpp"
 #include "net/config.hpp"
 #include "switch/ethdev_port.hpp"
 #include "vhost/server.hpp"
 
 namespace millrace::daemon {
+
+class Section;
 
 inline constexpr unsigned reactors_max = 64;
 
@@ -32,6 +35,21 @@ struct GuestDisk {
   vhost::ServerConfig server;
   Position at, socket_at, path_at;
 };
+
+// A guest's companion: a small device beside its NICs and disks.
+struct GuestCompanion {
+  struct Device {
+    std::string name;
+    guest::Settings settings;
+  };
+  Device device;
+  vhost::ServerConfig server;
+  Position at, socket_at;
+};
+// What begins a line about it: "[[rng]] web0-rng".
+[[nodiscard]] std::string title_of(const GuestCompanion& companion);
+// The sockets of a console's ports, in their order; none of other kinds.
+[[nodiscard]] std::vector<std::string> port_sockets(const GuestCompanion& companion);
 
 struct UplinkEntry {
   vswitch::UplinkConfig uplink;
@@ -53,16 +71,25 @@ struct Config {
 
   std::vector<GuestPort> ports;
   std::vector<GuestDisk> disks;
+  std::vector<GuestCompanion> companions;
   std::vector<UplinkEntry> uplinks;
 };
 
 // Reads a whole file's text. Every problem is noted; the Config is usable only where there is none.
 [[nodiscard]] Config parse_config(std::string_view toml, Problems& problems);
 
-// One [[port]], [[disk]] or [[uplink]] table, from the file or from a command's arguments.
-// `title` begins every line until the name is known: "[[port]]".
+// One [[port]], [[disk]], [[uplink]] or companion's table, from the file or from a command's
+// arguments. `title` begins every line until the name is known: "[[port]]".
 [[nodiscard]] GuestPort read_port(const Value& table, const std::string& title, Problems& problems);
 [[nodiscard]] GuestDisk read_disk(const Value& table, const std::string& title, Problems& problems);
+[[nodiscard]] GuestCompanion read_rng(const Value& table, const std::string& title,
+                                      Problems& problems);
+[[nodiscard]] GuestCompanion read_console(const Value& table, const std::string& title,
+                                          Problems& problems);
+[[nodiscard]] GuestCompanion read_balloon(const Value& table, const std::string& title,
+                                          Problems& problems);
+// One [[console.port]] table.
+void read_console_port(Section& section, guest::PortSettings& port);
 [[nodiscard]] UplinkEntry read_uplink(const Value& table, const std::string& title,
                                       Problems& problems);
 

@@ -45,7 +45,9 @@ void family(std::string& out, const json& units, const char* kind, const std::st
 }
 
 bool is_gauge(const std::string& counter) {
-  return counter == "in_flight";
+  // How things stand, and what a guest says of itself.
+  return counter == "in_flight" || counter == "ports" || counter == "ports_open" ||
+         counter == "target_bytes" || counter == "actual_bytes" || counter.starts_with("guest_");
 }
 
 // Every counter of every unit of a kind: millrace_port_rx_packets_total{port="web0"} 12.
@@ -108,9 +110,12 @@ std::string metrics_of(const json& everything) {
   gauge(out, everything["ports"], "port", "connected");
   gauge(out, everything["disks"], "disk", "connected");
   gauge(out, everything["disks"], "disk", "bytes");
+  const auto companions = everything.value("companions", json::array());
+  gauge(out, companions, "companion", "connected");
   gauge(out, everything["uplinks"], "uplink", "link_up");
   counters(out, everything["ports"], "port");
   counters(out, everything["disks"], "disk");
+  counters(out, companions, "companion");
   counters(out, everything["uplinks"], "uplink");
   latency(out, everything["disks"]);
   return out;

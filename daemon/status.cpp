@@ -157,6 +157,36 @@ json disk_status(const DiskUnit& unit) {
   return disk;
 }
 
+json console_ports(const guest::Device& device) {
+  auto ports = json::array();
+  for (const auto& port : device.ports()) {
+    ports.push_back({{"name", port.settings.name},
+                     {"socket", port.settings.socket},
+                     {"terminal", port.settings.terminal},
+                     {"id", port.id},
+                     {"host_open", port.host_open},
+                     {"guest_open", port.guest_open},
+                     {"bytes_in", port.bytes_in},
+                     {"bytes_out", port.bytes_out},
+                     {"dropped_bytes", port.dropped}});
+  }
+  return ports;
+}
+
+json companion_status(const CompanionUnit& unit) {
+  json companion = socket_side(unit);
+  companion["kind"] = guest::kind_of(unit.config.device.settings);
+  json counters = json::object();
+  for (const auto& figure : unit.device->figures()) counters[figure.name] = figure.value;
+  companion["counters"] = std::move(counters);
+  if (std::holds_alternative<guest::ConsoleSettings>(unit.config.device.settings)) {
+    companion["ports"] = console_ports(*unit.device);
+  }
+  companion["features"] = base::format_hex(unit.device->negotiated());
+  companion["virtqueues"] = queues_of(*unit.device);
+  return companion;
+}
+
 json uplink_status(Topology& topology, const UplinkUnit& unit) {
   json uplink{{"name", unit.config.uplink.name}, {"device", unit.config.uplink.device}};
   uplink.update(switch_side(unit.config.uplink.port));
@@ -198,6 +228,9 @@ template <class Unit>
 void append_sessions(const Topology::Units<Unit>& units, const char* kind, json& out) {
   for (const auto& [name, unit] : units) {
     if (unit->server == nullptr) continue;
+    if constexpr (std::is_same_v<Unit, CompanionUnit>) {
+      kind = guest::kind_of(unit->config.device.settings);
+    }
     const auto session = unit->server->status();
     out.push_back({{"kind", kind},
                    {"name", name},
@@ -237,6 +270,7 @@ json status_of(Topology& topology) {
           {"reactors", topology.reactors().size()},
           {"ports", topology.ports().size()},
           {"disks", topology.disks().size()},
+          {"companions", topology.companions().size()},
           {"uplinks", topology.uplinks().size()},
           {"connected", connected},
           {"io", topology.rings().describe()}};
@@ -252,6 +286,14 @@ json disks_of(Topology& topology) {
   auto disks = json::array();
   for (const auto& [name, unit] : topology.disks()) disks.push_back(disk_status(*unit));
   return disks;
+}
+
+json companions_of(Topology& topology) {
+  auto companions = json::array();
+  for (const auto& [name, unit] : topology.companions()) {
+    companions.push_back(companion_status(*unit));
+  }
+  return companions;
 }
 
 json uplinks_of(Topology& topology) {
@@ -274,6 +316,7 @@ json sessions_of(Topology& topology) {
   auto sessions = json::array();
   append_sessions(topology.ports(), "port", sessions);
   append_sessions(topology.disks(), "disk", sessions);
+  append_sessions(topology.companions(), "", sessions);
   return sessions;
 }
 
@@ -281,14 +324,16 @@ json counters_of(Topology& topology) {
   return {{"time_ns", base::monotonic_ns()},
           {"ports", counters_by_name(ports_of(topology))},
           {"disks", counters_by_name(disks_of(topology))},
+          {"companions", counters_by_name(companions_of(topology))},
           {"uplinks", counters_by_name(uplinks_of(topology))},
           {"reactors", reactors_of(topology)}};
 }
 
 json everything_of(Topology& topology) {
-  return {{"time_ns", base::monotonic_ns()}, {"status", status_of(topology)},
-          {"ports", ports_of(topology)},     {"disks", disks_of(topology)},
-          {"uplinks", uplinks_of(topology)}, {"reactors", reactors_of(topology)}};
+  return {{"time_ns", base::monotonic_ns()},       {"status", status_of(topology)},
+          {"ports", ports_of(topology)},           {"disks", disks_of(topology)},
+          {"companions", companions_of(topology)}, {"uplinks", uplinks_of(topology)},
+          {"reactors", reactors_of(topology)}};
 }
 
 }  // namespace millrace::daemon

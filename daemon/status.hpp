@@ -11,12 +11,14 @@ namespace millrace::daemon {
 [[nodiscard]] nlohmann::json status_of(Topology& topology);
 [[nodiscard]] nlohmann::json ports_of(Topology& topology);
 [[nodiscard]] nlohmann::json disks_of(Topology& topology);
+[[nodiscard]] nlohmann::json companions_of(Topology& topology);
 [[nodiscard]] nlohmann::json uplinks_of(Topology& topology);
 [[nodiscard]] nlohmann::json reactors_of(Topology& topology);
 [[nodiscard]] nlohmann::json sessions_of(Topology& topology);
 // {"time_ns", "ports": {NAME: {COUNTER: VALUE}}, "disks": ..., "uplinks": ..., "reactors": [...]}
 [[nodiscard]] nlohmann::json counters_of(Topology& topology);
-// Everything at one instant: {"time_ns", "status", "ports", "disks", "uplinks", "reactors"}.
+// Everything at one instant: {"time_ns", "status", "ports", "disks", "companions", "uplinks",
+// "reactors"}.
 [[nodiscard]] nlohmann::json everything_of(Topology& topology);
 
 }  // namespace millrace::daemon

@@ -129,6 +129,18 @@ void check_system(const GuestDisk& disk, const std::string& title, Problems& pro
   }
 }
 
+void check_system(const GuestCompanion& companion, const std::string& title, Problems& problems) {
+  if (const auto line = socket_problem(companion.server); !line.empty()) {
+    problems.add(companion.socket_at, title + ": " + line);
+  }
+  for (const auto& socket : port_sockets(companion)) {
+    vhost::ServerConfig port;
+    port.socket = socket;
+    const auto line = socket_problem(port);
+    if (!line.empty()) problems.add(companion.at, title + ": " + line);
+  }
+}
+
 void check_system(const Config& config, const std::vector<int>& usable, Problems& problems) {
   check_cores(config, usable, problems);
   vhost::ServerConfig control;
@@ -141,6 +153,9 @@ void check_system(const Config& config, const std::vector<int>& usable, Problems
   }
   for (const auto& disk : config.disks) {
     check_system(disk, "[[disk]] " + disk.device.name, problems);
+  }
+  for (const auto& companion : config.companions) {
+    check_system(companion, title_of(companion), problems);
   }
   check_shared_images(config, problems);
 }

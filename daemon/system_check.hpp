@@ -18,6 +18,7 @@ namespace millrace::daemon {
 void check_system(const Config& config, const std::vector<int>& usable, Problems& problems);
 void check_system(const GuestPort& port, const std::string& title, Problems& problems);
 void check_system(const GuestDisk& disk, const std::string& title, Problems& problems);
+void check_system(const GuestCompanion& companion, const std::string& title, Problems& problems);
 
 // Makes the directory that `socket` lies in, mode 0750, where its parent exists.
 [[nodiscard]] base::Result<void> make_socket_directory(const std::string& socket);

@@ -1,5 +1,6 @@
 #include "daemon/topology.hpp"
 
+#include <algorithm>
 #include <cctype>
 
 #include "base/clock.hpp"
@@ -39,6 +40,12 @@ std::function<void()> countdown(std::size_t count, std::function<void()> done) {
   };
 }
 
+// "PORT_REMOVED"
+std::string event_of(std::string kind, const char* what) {
+  for (auto& c : kind) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  return kind + "_" + what;
+}
+
 }  // namespace
 
 Topology::Topology(base::EventLoop& loop, const Config& config)
@@ -48,7 +55,8 @@ base::Result<std::unique_ptr<Topology>> Topology::make(base::EventLoop& loop,
                                                        const Config& config) {
   std::unique_ptr<Topology> self{new Topology{loop, config}};
   base::install_memory_fault_handler();
-  spdlog::debug("TSC: {:.0f} MHz", base::cycles_per_second() / 1e6);  // calibrated before a reactor asks
+  spdlog::debug("TSC: {:.0f} MHz",
+                base::cycles_per_second() / 1e6);  // calibrated before a reactor asks
 
   auto reactors = base::ReactorPool::make(loop, reactor_configs(config));
   if (!reactors) return base::Unexpected{reactors.error()};
@@ -61,6 +69,11 @@ base::Result<std::unique_ptr<Topology>> Topology::make(base::EventLoop& loop,
   auto rings = blk::UringPool::make(*self->reactors_);
   if (!rings) return base::Unexpected{rings.error()};
   self->rings_ = *std::move(rings);
+
+  // Nothing of a guest's memory is pinned as yet: whoever registers some says so here.
+  auto reclaimer = guest::Reclaimer::make({});
+  if (!reclaimer) return base::Unexpected{reclaimer.error()};
+  self->reclaimer_ = *std::move(reclaimer);
   return self;
 }
 
@@ -77,8 +90,12 @@ void Topology::add_next(std::shared_ptr<const Config> config, std::size_t index,
   const std::size_t uplinks = config->uplinks.size(), ports = config->ports.size();
   if (index < uplinks) return add(config->uplinks[index], next);
   if (index < uplinks + ports) return add(config->ports[index - uplinks], next);
-  if (index < uplinks + ports + config->disks.size()) {
+  const std::size_t disks = config->disks.size(), others = uplinks + ports + disks;
+  if (index < others) {
     return add_when_free(config->disks[index - uplinks - ports], image_looks, next);
+  }
+  if (index < others + config->companions.size()) {
+    return add(config->companions[index - others], next);
   }
   done({});
 }
@@ -94,6 +111,10 @@ std::string Topology::conflict(const std::string& name, const std::string& socke
   if (closing_) return "the daemon is stopping";
   if (ports_.contains(name)) return "the name " + name + " is used by a port; give another";
   if (disks_.contains(name)) return "the name " + name + " is used by a disk; give another";
+  if (const auto found = companions_.find(name); found != companions_.end()) {
+    return "the name " + name + " is used by a " +
+           guest::kind_of(found->second->config.device.settings) + "; give another";
+  }
   if (uplinks_.contains(name)) return "the name " + name + " is used by an uplink; give another";
   const auto taken = [&](const auto& units) {
     for (const auto& [other, unit] : units) {
@@ -101,7 +122,12 @@ std::string Topology::conflict(const std::string& name, const std::string& socke
     }
     return false;
   };
-  if (!socket.empty() && (taken(ports_) || taken(disks_))) {
+  const auto is_port = [&](const auto& each) {
+    const auto status = each.second->device->ports();
+    return std::ranges::any_of(status, [&](const auto& p) { return p.settings.socket == socket; });
+  };
+  if (!socket.empty() && (taken(ports_) || taken(disks_) || taken(companions_) ||
+                          std::ranges::any_of(companions_, is_port))) {
     return "the socket " + socket + " is in use; give another";
   }
   return {};
@@ -160,6 +186,38 @@ void Topology::add(GuestDisk disk, Done done) {
   watch_sessions(name, *unit->server, "disk");
   disks_.emplace(name, std::move(unit));
   emit("DISK_ADDED", {{"name", name}});
+  done({});
+}
+
+void Topology::add(GuestCompanion companion, Done done) {
+  const auto name = companion.device.name;
+  const char* const kind = guest::kind_of(companion.device.settings);
+  if (const auto line = conflict(name, companion.server.socket); !line.empty()) {
+    return done(base::fail(std::string{kind} + " " + name + ": " + line));
+  }
+  auto sockets = port_sockets(companion);
+  for (const auto& socket : sockets) {
+    if (const auto line = conflict({}, socket); !line.empty()) {
+      return done(base::fail(std::string{kind} + " " + name + ": " + line));
+    }
+  }
+  sockets.push_back(companion.server.socket);
+  for (const auto& socket : sockets) {
+    if (auto made = make_socket_directory(socket); !made) return done(made);
+  }
+  auto unit = std::make_unique<CompanionUnit>();
+  unit->config = std::move(companion);
+  auto device =
+      guest::make_device(name, unit->config.device.settings, {loop_, *reactors_, *reclaimer_});
+  if (!device) return done(base::Unexpected{device.error()});
+  unit->device = *std::move(device);
+  auto server = vhost::Server::make(loop_, *unit->device, unit->config.server);
+  if (!server) return done(base::Unexpected{server.error()});
+  unit->server = *std::move(server);
+  unit->state = UnitState::running;
+  watch_sessions(name, *unit->server, kind);
+  companions_.emplace(name, std::move(unit));
+  emit(event_of(kind, "ADDED"), {{"name", name}});
   done({});
 }
 
@@ -247,6 +305,15 @@ void Topology::finish(DiskUnit& unit, std::function<void()> done) {
   });
 }
 
+void Topology::finish(CompanionUnit& unit, std::function<void()> done) {
+  unit.server->close([this, &unit, done] {
+    loop_.defer([this, name = unit.config.device.name, done] {
+      companions_.erase(name);
+      done();
+    });
+  });
+}
+
 void Topology::finish(UplinkUnit& unit, std::function<void()> done) {
   unit.uplink->close([this, &unit, done] {
     loop_.defer([this, name = unit.config.uplink.name, done] {
@@ -270,9 +337,7 @@ void Topology::remove(Units<Unit>& units, const std::string& name, const char* k
   }
   unit.state = UnitState::stopping;
   finish(unit, [this, name, kind = std::string{kind}, done] {
-    std::string event = kind + "_REMOVED";
-    for (auto& c : event) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-    emit(event, {{"name", name}});
+    emit(event_of(kind, "REMOVED"), {{"name", name}});
     done({});
   });
 }
@@ -282,6 +347,56 @@ void Topology::remove_port(const std::string& name, Done done) {
 }
 void Topology::remove_disk(const std::string& name, Done done) {
   remove(disks_, name, "disk", std::move(done));
+}
+base::Result<CompanionUnit*> Topology::find_companion(const char* kind, const std::string& name) {
+  const auto found = companions_.find(name);
+  if (found == companions_.end() ||
+      std::string_view{kind} != guest::kind_of(found->second->config.device.settings)) {
+    return base::fail(std::string{"there is no "} + kind + " " + name);
+  }
+  if (found->second->state != UnitState::running) {
+    return base::fail(std::string{kind} + " " + name + " is being removed");
+  }
+  return found->second.get();
+}
+
+base::Result<std::uint64_t> Topology::resize_balloon(const std::string& name, std::uint64_t bytes) {
+  const auto unit = find_companion("balloon", name);
+  if (!unit) return base::Unexpected{unit.error()};
+  auto size = (*unit)->device->set_size(bytes);
+  if (size) emit("BALLOON_RESIZED", {{"name", name}, {"bytes", *size}});
+  return size;
+}
+
+base::Result<void> Topology::add_console_port(const std::string& console,
+                                              const guest::PortSettings& port) {
+  const auto unit = find_companion("console", console);
+  if (!unit) return base::Unexpected{unit.error()};
+  if (const auto line = conflict({}, port.socket); !line.empty()) {
+    return base::fail("port " + port.name + " of console " + console + ": " + line);
+  }
+  if (auto made = make_socket_directory(port.socket); !made) return made;
+  auto added = (*unit)->device->add_port(port);
+  if (added) emit("CONSOLE_PORT_ADDED", {{"console", console}, {"name", port.name}});
+  return added;
+}
+
+base::Result<void> Topology::remove_console_port(const std::string& console,
+                                                 const std::string& port) {
+  const auto unit = find_companion("console", console);
+  if (!unit) return base::Unexpected{unit.error()};
+  auto removed = (*unit)->device->remove_port(port);
+  if (removed) emit("CONSOLE_PORT_REMOVED", {{"console", console}, {"name", port}});
+  return removed;
+}
+
+void Topology::remove_companion(const char* kind, const std::string& name, Done done) {
+  const auto found = companions_.find(name);
+  const bool other =
+      found != companions_.end() &&
+      std::string_view{kind} != guest::kind_of(found->second->config.device.settings);
+  if (other) return done(base::fail(std::string{"there is no "} + kind + " " + name));
+  remove(companions_, name, kind, std::move(done));
 }
 void Topology::remove_uplink(const std::string& name, Done done) {
   remove(uplinks_, name, "uplink", std::move(done));
@@ -330,7 +445,7 @@ bool Topology::any_starting_or_stopping() const {
     }
     return false;
   };
-  return unsettled(uplinks_) || unsettled(ports_) || unsettled(disks_);
+  return unsettled(uplinks_) || unsettled(ports_) || unsettled(disks_) || unsettled(companions_);
 }
 
 template <class Unit>
@@ -353,7 +468,10 @@ void Topology::close(std::function<void()> done) {
   }
   // Guests first, then the way out; the rings when nobody can submit any more.
   close_all(ports_, [this, done] {
-    close_all(disks_, [this, done] { close_all(uplinks_, [this, done] { rings_->close(done); }); });
+    close_all(disks_, [this, done] {
+      close_all(companions_,
+                [this, done] { close_all(uplinks_, [this, done] { rings_->close(done); }); });
+    });
   });
 }
 

@@ -18,6 +18,8 @@
 #include "blk/device.hpp"
 #include "blk/uring_pool.hpp"
 #include "daemon/config.hpp"
+#include "guest/device.hpp"
+#include "guest/reclaimer.hpp"
 #include "net/device.hpp"
 #include "switch/ethdev_port.hpp"
 #include "switch/fabric.hpp"
@@ -39,6 +41,12 @@ struct DiskUnit {
   GuestDisk config;
   UnitState state = UnitState::starting;
   std::unique_ptr<blk::Device> device;
+  std::unique_ptr<vhost::Server> server;
+};
+struct CompanionUnit {
+  GuestCompanion config;
+  UnitState state = UnitState::starting;
+  std::unique_ptr<guest::Device> device;
   std::unique_ptr<vhost::Server> server;
 };
 struct UplinkUnit {
@@ -70,9 +78,17 @@ class Topology {
 
   void add(GuestPort port, Done done);
   void add(GuestDisk disk, Done done);
+  void add(GuestCompanion companion, Done done);
   void add(UplinkEntry uplink, Done done);
   void remove_port(const std::string& name, Done done);
   void remove_disk(const std::string& name, Done done);
+  // `kind`: see guest::kind_of.
+  void remove_companion(const char* kind, const std::string& name, Done done);
+  // Answers the size that the guest is told.
+  base::Result<std::uint64_t> resize_balloon(const std::string& name, std::uint64_t bytes);
+  // A port of a running console.
+  base::Result<void> add_console_port(const std::string& console, const guest::PortSettings& port);
+  base::Result<void> remove_console_port(const std::string& console, const std::string& port);
   void remove_uplink(const std::string& name, Done done);
   // Answers the new size. `bytes` 0: as large as the file or device is now.
   base::Result<std::uint64_t> resize_disk(const std::string& name, std::uint64_t bytes);
@@ -84,6 +100,7 @@ class Topology {
   // For status.
   [[nodiscard]] const Units<PortUnit>& ports() const { return ports_; }
   [[nodiscard]] const Units<DiskUnit>& disks() const { return disks_; }
+  [[nodiscard]] const Units<CompanionUnit>& companions() const { return companions_; }
   [[nodiscard]] const Units<UplinkUnit>& uplinks() const { return uplinks_; }
   [[nodiscard]] base::ReactorPool& reactors() { return *reactors_; }
   [[nodiscard]] vswitch::Fabric& fabric() { return *fabric_; }
@@ -97,10 +114,13 @@ class Topology {
 
   // The reason why a unit of this name and socket cannot be added; empty: it can.
   [[nodiscard]] std::string conflict(const std::string& name, const std::string& socket) const;
+  [[nodiscard]] base::Result<CompanionUnit*> find_companion(const char* kind,
+                                                            const std::string& name);
   void serve(PortUnit& unit, Done done);
   void watch_sessions(const std::string& name, vhost::Server& server, const char* kind);
   void finish(PortUnit& unit, std::function<void()> done);
   void finish(DiskUnit& unit, std::function<void()> done);
+  void finish(CompanionUnit& unit, std::function<void()> done);
   void finish(UplinkUnit& unit, std::function<void()> done);
   base::Result<void> ensure_eal();
   void add_next(std::shared_ptr<const Config> config, std::size_t index, Done done);
@@ -126,9 +146,11 @@ class Topology {
   std::unique_ptr<base::ReactorPool> reactors_;
   std::unique_ptr<vswitch::Fabric> fabric_;
   std::unique_ptr<blk::UringPool> rings_;
+  std::unique_ptr<guest::Reclaimer> reclaimer_;
   Units<UplinkUnit> uplinks_;
   Units<PortUnit> ports_;
   Units<DiskUnit> disks_;
+  Units<CompanionUnit> companions_;
 };
 
 }  // namespace millrace::daemon

@@ -12,10 +12,11 @@ import subprocess
 import sys
 
 # folder -> what its files may include, besides itself
-ALL = ["base", "virtio", "vhost", "switch", "net", "blk", "vfio", "sriov"]
+ALL = ["base", "virtio", "vhost", "switch", "net", "blk", "guest", "vfio", "sriov"]
 MAY_INCLUDE = {
     "base": [], "virtio": ["base"], "vhost": ["base", "virtio"], "switch": ["base"],
-    "net": ["base", "virtio", "switch"], "blk": ["base", "virtio"], "vfio": ["base"],
+    "net": ["base", "virtio", "switch"], "blk": ["base", "virtio"],
+    "guest": ["base", "virtio"], "vfio": ["base"],
     "sriov": ["base"], "vmm": ["base", "virtio", "vhost", "vfio"], "daemon": ALL,
     "bench": ALL + ["vmm", "daemon"], "tests": ALL + ["vmm", "daemon", "bench"],
 }
@@ -35,7 +36,7 @@ WIRE_MAY = re.compile(r"<(cstdint|cstddef|type_traits)>|\"base/endian\.hpp\"|"
 REACTOR = re.compile(
     r"^(base/reactor|virtio/(chain|chain_builder|split_ring|packed_ring|shared)|"
     r"switch/(bridge|link|gso|packet|mac_table)|net/(tx_worker|rx_port)|"
-    r"blk/(worker|request|in_flight))\.(cpp|hpp)$")
+    r"blk/(worker|request|in_flight)|guest/(allowance|byte_ring|\w+_worker))\.(cpp|hpp)$")
 REACTOR_BANNED = [
     (re.compile(r"\bstd::(recursive_|shared_|timed_)?mutex\b"), "a mutex"),
     (re.compile(r"\bstd::(basic_)?string\b(?!_view)"), "std::string"),

@@ -13,7 +13,6 @@
 #include "base/log.hpp"
 #include "vhost/listener.hpp"
 #include "virtio/limits.hpp"
-#include "virtio/wire/blk.hpp"
 #include "virtio/wire/net.hpp"
 
 namespace millrace::vmm {
@@ -120,7 +119,7 @@ void BackendLink::close() {
   thread_.join();
   connection_.reset();
   const std::lock_guard lock{mutex_};
-  connected_ = wanted_.writeback_new = false;
+  connected_ = wanted_.field_new = false;
   written_.notify_all();
 }
 
@@ -145,20 +144,16 @@ std::vector<std::byte> BackendLink::config() const {
   return shape_.config;
 }
 
-// One field of the two devices is a driver's to write: a disk's write-back mode (§5.2.4).
 bool BackendLink::write_config(std::uint32_t offset, std::span<const std::byte> bytes) {
-  using virtio::wire::BlkConfig;
   std::unique_lock lock{mutex_};
-  if (config_.shape.kind != DeviceKind::blk || offset != offsetof(BlkConfig, writeback) ||
-      bytes.size() != 1 || (shape_.features & virtio::wire::blk_feature::config_wce) == 0) {
-    return false;
-  }
-  wanted_.writeback = bytes[0];
+  const auto field = writable_field(config_.shape.kind, shape_.features);
+  if (!field || offset != field->offset || bytes.size() != field->size) return false;
+  wanted_.field.emplace(bytes.begin(), bytes.end());
   if (!wanted_.active || !connected_) return true;  // before the queues are started, then
-  wanted_.writeback_new = true;
+  wanted_.field_new = true;
   wake();
-  written_.wait_for(lock, config_.timeouts.reply, [this] { return !wanted_.writeback_new; });
-  return wanted_.writeback.has_value();
+  written_.wait_for(lock, config_.timeouts.reply, [this] { return !wanted_.field_new; });
+  return wanted_.field.has_value();
 }
 
 void BackendLink::activate(std::uint64_t features, std::span<const VirtQueue> queues) {
@@ -265,8 +260,9 @@ Result<void> BackendLink::publish_config() {
   if (!shape) return base::Unexpected{shape.error()};
   {
     const std::lock_guard lock{mutex_};
-    if (wanted_.writeback) {
-      shape->config.at(offsetof(virtio::wire::BlkConfig, writeback)) = *wanted_.writeback;
+    const auto field = writable_field(config_.shape.kind, shape_.features);
+    if (wanted_.field && field && field->offset + field->size <= shape->config.size()) {
+      std::ranges::copy(*wanted_.field, shape->config.begin() + field->offset);
     }
     shape_.config = shape->config;
   }
@@ -282,7 +278,7 @@ void BackendLink::disconnect(const std::string& why) {
   running_.assign(running_.size(), false);
   {
     const std::lock_guard lock{mutex_};
-    connected_ = wanted_.writeback_new = false;
+    connected_ = wanted_.field_new = false;
     written_.notify_all();
   }
   if (readable(quit_.get())) return;

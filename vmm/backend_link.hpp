@@ -85,8 +85,8 @@ class BackendLink final : public VirtioBackend {
     bool active = false, stop = false, broken = false;  // broken: refused; only stop() mends it
     std::uint64_t features = 0;
     std::vector<Wish> queues;
-    std::optional<std::byte> writeback;  // the driver's, to be restored
-    bool writeback_new = false;          // and the driver waits until it is in effect
+    std::optional<std::vector<std::byte>> field;  // as the driver wrote it, to be restored
+    bool field_new = false;                       // and the driver waits until it is in effect
   };
 
   BackendLink(BackendLinkConfig config, const GuestRam& ram);
@@ -117,7 +117,7 @@ class BackendLink final : public VirtioBackend {
   [[nodiscard]] bool let_go() const;
   base::Result<void> bring_to(const Wanted& wanted);
   base::Result<void> begin(const Wanted& wanted);
-  base::Result<void> write_writeback(const Wanted& wanted);
+  base::Result<void> write_field(const Wanted& wanted);
   base::Result<void> start_ring(const Wanted& wanted, const VirtQueue& queue);
   base::Result<BackendConnection::Ring> place(const VirtQueue& queue, std::uint64_t features);
   base::Result<void> restore_others(const Wanted& wanted);

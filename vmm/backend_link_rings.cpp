@@ -5,7 +5,6 @@
 #include "base/log.hpp"
 #include "virtio/features.hpp"
 #include "virtio/shared.hpp"
-#include "virtio/wire/blk.hpp"
 #include "virtio/wire/net.hpp"
 #include "virtio/wire/pci.hpp"
 #include "virtio/wire/ring.hpp"
@@ -129,8 +128,8 @@ Result<void> BackendLink::bring_to(const Wanted& wanted) {
   if (!set_up_) {
     if (const auto ok = begin(wanted); !ok) return ok;
   }
-  if (wanted.writeback_new) {
-    if (const auto ok = write_writeback(wanted); !ok) return ok;
+  if (wanted.field_new) {
+    if (const auto ok = write_field(wanted); !ok) return ok;
   }
   for (unsigned i = 0; i < wanted.queues.size(); ++i) {
     const auto& wish = wanted.queues[i];
@@ -173,19 +172,20 @@ Result<void> BackendLink::begin(const Wanted& wanted) {
     if (const auto ok = connection_->set_mtu(config.mtu.host()); !ok) return ok;
   }
   set_up_ = true;
-  return wanted.writeback ? write_writeback(wanted) : Result<void>{};
+  return wanted.field ? write_field(wanted) : Result<void>{};
 }
 
 // A "no" is the driver's to know: the field keeps its value.
-Result<void> BackendLink::write_writeback(const Wanted& wanted) {
-  const std::array bytes{*wanted.writeback};
-  const auto ok = connection_->write_config(offsetof(virtio::wire::BlkConfig, writeback), bytes);
+Result<void> BackendLink::write_field(const Wanted& wanted) {
+  const auto field = writable_field(config_.shape.kind, shape_.features);
+  const auto ok = field ? connection_->write_config(field->offset, *wanted.field)
+                        : Result<void>{fail("the driver's field is not there any more")};
   if (!ok && !connection_->refused()) return ok;
   {
     const std::lock_guard lock{mutex_};
-    if (wanted_.writeback != wanted.writeback) return {};  // there is a newer one
-    if (!ok) wanted_.writeback.reset();
-    wanted_.writeback_new = false;
+    if (wanted_.field != wanted.field) return {};  // there is a newer one
+    if (!ok) wanted_.field.reset();
+    wanted_.field_new = false;
     written_.notify_all();
   }
   return publish_config();
@@ -265,7 +265,7 @@ void BackendLink::give_up(const std::string& why) {
   {
     const std::lock_guard lock{mutex_};
     wanted_.broken = true;
-    wanted_.writeback_new = false;
+    wanted_.field_new = false;
     written_.notify_all();
   }
   listener_->needs_reset();

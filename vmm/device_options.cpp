@@ -19,6 +19,22 @@ std::optional<base::Mac> parse_station(const std::string& text) {
   return usable ? mac : std::nullopt;
 }
 
+DeviceKind kind_of(DeviceOption::Kind kind) {
+  switch (kind) {
+    case DeviceOption::Kind::net:
+      return DeviceKind::net;
+    case DeviceOption::Kind::disk:
+      return DeviceKind::blk;
+    case DeviceOption::Kind::rng:
+      return DeviceKind::rng;
+    case DeviceOption::Kind::virtio_console:
+      return DeviceKind::console;
+    case DeviceOption::Kind::balloon:
+      return DeviceKind::balloon;
+  }
+  return DeviceKind::net;
+}
+
 }  // namespace
 
 Result<MakeFunction> make_device(const DeviceOption& option, std::function<int()> cancel) {
@@ -35,7 +51,7 @@ Result<MakeFunction> make_device(const DeviceOption& option, std::function<int()
                   "52:54:00:12:34:56");
     }
   }
-  const auto kind = option.kind == DeviceOption::Kind::net ? DeviceKind::net : DeviceKind::blk;
+  const auto kind = kind_of(option.kind);
   return MakeFunction{[options, kind, cancel = std::move(cancel)](
                           Doorbells& doorbells, Interrupts& interrupts,
                           const GuestRam& ram) -> Result<std::unique_ptr<PciFunction>> {

@@ -6,8 +6,10 @@
 
 #include "vhost/wire.hpp"
 #include "virtio/features.hpp"
+#include "virtio/wire/balloon.hpp"
 #include "virtio/wire/blk.hpp"
 #include "virtio/wire/net.hpp"
+#include "vmm/companion_shape.hpp"
 
 namespace millrace::vmm {
 
@@ -137,14 +139,28 @@ unsigned DeviceShape::vring_of(unsigned queue, std::uint64_t negotiated) const {
 }
 
 std::size_t config_size_of(DeviceKind kind) {
-  return kind == DeviceKind::net ? sizeof(NetConfig) : virtio::wire::blk_config_size;
+  if (kind == DeviceKind::net) return sizeof(NetConfig);
+  return kind == DeviceKind::blk ? virtio::wire::blk_config_size : companion_config_size(kind);
+}
+
+// A disk's write-back mode (§5.2.4), a balloon's size as it is (§5.5.4).
+std::optional<WritableField> writable_field(DeviceKind kind, std::uint64_t features) {
+  if (kind == DeviceKind::blk && (features & bf::config_wce) != 0) {
+    return WritableField{offsetof(BlkConfig, writeback), 1};
+  }
+  if (kind == DeviceKind::balloon) {
+    return WritableField{offsetof(virtio::wire::BalloonConfig, actual), 4};
+  }
+  return std::nullopt;
 }
 
 base::Result<DeviceShape> shape_of(const BackendOffer& offer, const ShapeOptions& options) {
   if ((offer.features & vf::version_1) == 0) {
     return fail("the back-end offers no VIRTIO_F_VERSION_1, without which no guest can use it");
   }
-  return options.kind == DeviceKind::net ? net_shape(offer, options) : blk_shape(offer, options);
+  if (options.kind == DeviceKind::net) return net_shape(offer, options);
+  if (options.kind == DeviceKind::blk) return blk_shape(offer, options);
+  return companion_shape(offer, options.kind, ring_bits);
 }
 
 }  // namespace millrace::vmm

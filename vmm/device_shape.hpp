@@ -16,7 +16,7 @@
 
 namespace millrace::vmm {
 
-enum class DeviceKind { net, blk };
+enum class DeviceKind { net, blk, rng, console, balloon };
 
 // What a back-end said when it was connected to.
 struct BackendOffer {
@@ -44,6 +44,13 @@ struct DeviceShape {
 
 // Bytes of configuration that a device of this kind is asked for.
 [[nodiscard]] std::size_t config_size_of(DeviceKind kind);
+
+// The one field of a kind's configuration space that is a driver's to write, where it has one.
+struct WritableField {
+  std::uint32_t offset;
+  std::size_t size;  // bytes, at most 4
+};
+[[nodiscard]] std::optional<WritableField> writable_field(DeviceKind kind, std::uint64_t features);
 
 // Fails where the offer makes no sense, or is less than what is asked for.
 base::Result<DeviceShape> shape_of(const BackendOffer& offer, const ShapeOptions& options);

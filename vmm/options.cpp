@@ -1,6 +1,7 @@
 #include "vmm/options.hpp"
 
 #include <CLI/CLI.hpp>
+#include <array>
 #include <bit>
 #include <charconv>
 
@@ -14,8 +15,37 @@ using base::Result;
 
 namespace {
 
-const char* name_of(DeviceOption::Kind kind) {
-  return kind == DeviceOption::Kind::net ? "--net" : "--disk";
+using Kind = DeviceOption::Kind;
+
+// The options that add a device, whose order on the command line is the guest's.
+struct DeviceKindOption {
+  Kind kind;
+  const char* name;
+  const char* help;
+};
+constexpr std::array device_kinds{
+    DeviceKindOption{Kind::net, "--net",
+                     "A network device: socket=PATH[,mac=..][,queues=N][,queue-size=N][,wait=no]"},
+    DeviceKindOption{Kind::disk, "--disk",
+                     "A disk: socket=PATH[,queues=N][,queue-size=N][,wait=no]"},
+    DeviceKindOption{Kind::rng, "--rng", "An entropy device: socket=PATH[,queue-size=N][,wait=no]"},
+    DeviceKindOption{Kind::virtio_console, "--virtio-console",
+                     "A virtio console with ports: socket=PATH[,queue-size=N][,wait=no]"},
+    DeviceKindOption{Kind::balloon, "--balloon",
+                     "A memory balloon: socket=PATH[,queue-size=N][,wait=no]"},
+};
+// The driver fills the queues of a companion with buffers of whole pages.
+constexpr unsigned companion_queue_size = 64;
+
+bool is_companion(Kind kind) {
+  return kind != Kind::net && kind != Kind::disk;
+}
+
+const char* name_of(Kind kind) {
+  for (const auto& each : device_kinds) {
+    if (each.kind == kind) return each.name;
+  }
+  return "";
 }
 
 Result<unsigned> parse_number(const std::string& key, const std::string& text, unsigned most) {
@@ -34,7 +64,7 @@ Result<void> set_key(DeviceOption& device, const std::string& key, const std::st
     device.socket = value;
   } else if (key == "mac" && device.kind == DeviceOption::Kind::net) {
     device.mac = value;
-  } else if (key == "queues") {
+  } else if (key == "queues" && !is_companion(device.kind)) {
     auto number = parse_number(key, value, queues_max);
     if (!number) return base::Unexpected{number.error()};
     device.queues = *number;
@@ -61,7 +91,7 @@ std::string to_bytes(const std::string& text, std::uint64_t& bytes) {
 
 struct Texts {
   std::string memory = "256M", pages, reboot = "exit", console = "-", second_console = "none";
-  std::vector<std::string> nets, disks;
+  std::array<std::vector<std::string>, device_kinds.size()> devices;  // by kind
   bool ksm = false;
 };
 
@@ -77,11 +107,10 @@ void declare(CLI::App& app, Options& options, Texts& texts) {
   app.add_flag("--prefault", options.ram.prefault, "Touch all of the memory at the start");
   app.add_flag("--ksm", texts.ksm, "Refused: says why");
   app.add_option("--cpus", options.cpus, "vCPUs, 1 to " + std::to_string(cpus_max));
-  app.add_option("--net", texts.nets,
-                 "A network device: socket=PATH[,mac=..][,queues=N][,queue-size=N][,wait=no]")
-      ->allow_extra_args(false);
-  app.add_option("--disk", texts.disks, "A disk: socket=PATH[,queues=N][,queue-size=N][,wait=no]")
-      ->allow_extra_args(false);
+  for (std::size_t i = 0; i < device_kinds.size(); ++i) {
+    app.add_option(device_kinds[i].name, texts.devices[i], device_kinds[i].help)
+        ->allow_extra_args(false);
+  }
   app.add_option("--console", texts.console,
                  "The first serial port: - (default: this terminal; Ctrl-] quits), socket:PATH, a "
                  "file, none");
@@ -111,15 +140,14 @@ std::string finish(const CLI::App& app, Options& options, const Texts& texts) {
   if (texts.console == "-" && texts.second_console == "-") {
     return "--second-console: the terminal is the first console's";
   }
-  std::size_t nets = 0, disks = 0;
+  std::array<std::size_t, device_kinds.size()> seen{};
   for (const auto* const option : app.parse_order()) {
-    const bool net = option->check_name("--net");
-    if (!net && !option->check_name("--disk")) continue;
-    const auto kind = net ? DeviceOption::Kind::net : DeviceOption::Kind::disk;
-    const auto& text = net ? texts.nets.at(nets++) : texts.disks.at(disks++);
-    auto device = parse_device(kind, text);
-    if (!device) return device.error().message;
-    options.devices.push_back(*std::move(device));
+    for (std::size_t i = 0; i < device_kinds.size(); ++i) {
+      if (!option->check_name(device_kinds[i].name)) continue;
+      auto device = parse_device(device_kinds[i].kind, texts.devices[i].at(seen[i]++));
+      if (!device) return device.error().message;
+      options.devices.push_back(*std::move(device));
+    }
   }
   if (options.devices.size() >= PciRoot::slots) return "at most 31 devices fit on the PCI bus";
   return {};
@@ -130,6 +158,7 @@ std::string finish(const CLI::App& app, Options& options, const Texts& texts) {
 Result<DeviceOption> parse_device(DeviceOption::Kind kind, const std::string& text) {
   DeviceOption device;
   device.kind = kind;
+  if (is_companion(kind)) device.queue_size = companion_queue_size;
   const auto wrong = [&](const std::string& why) {
     return fail(std::string{name_of(kind)} + " " + text + ": " + why);
   };

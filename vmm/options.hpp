@@ -16,9 +16,10 @@ namespace millrace::vmm {
 inline constexpr int exit_power_off = 0, exit_failed = 1, exit_usage = 2, exit_reset = 3,
                      exit_panicked = 4;
 
-// "--net socket=PATH[,mac=..][,queues=N][,queue-size=N][,wait=no]", and --disk without a mac.
+// "--net socket=PATH[,mac=..][,queues=N][,queue-size=N][,wait=no]", --disk without a mac, and the
+// others without mac and queues.
 struct DeviceOption {
-  enum class Kind { net, disk };
+  enum class Kind { net, disk, rng, virtio_console, balloon };
   Kind kind = Kind::net;
   std::string socket;
   std::string mac;      // empty: the back-end's

@@ -9,9 +9,26 @@ namespace millrace::vmm {
 namespace {
 
 // Device types, virtio 1.2 §5, and PCI class codes: an Ethernet controller, and mass storage that
-// is none of the kinds with a programming interface of its own.
-constexpr std::uint8_t type_net = 1, type_blk = 2;
-constexpr std::uint32_t class_ethernet = 0x020000, class_storage = 0x018000;
+// is none of the kinds with a programming interface of its own. Companions have no class.
+struct Identity {
+  std::uint8_t type;
+  std::uint32_t class_code;
+};
+Identity identity_of(DeviceKind kind) {
+  switch (kind) {
+    case DeviceKind::net:
+      return {1, 0x020000};
+    case DeviceKind::blk:
+      return {2, 0x018000};
+    case DeviceKind::console:
+      return {3, 0x078000};  // communication, of no other kind
+    case DeviceKind::rng:
+      return {4, 0x00ff00};
+    case DeviceKind::balloon:
+      return {5, 0x00ff00};
+  }
+  return {0, 0};
+}
 
 base::Result<void> check_options(DeviceKind kind, const VhostDeviceOptions& options) {
   if (!options.mac) return {};
@@ -28,9 +45,7 @@ base::Result<void> check_options(DeviceKind kind, const VhostDeviceOptions& opti
 
 VhostDevice::VhostDevice(DeviceKind kind, Parts parts, Doorbells& doorbells,
                          const BackendLink& link)
-    : VirtioPci{kind == DeviceKind::net ? type_net : type_blk,
-                kind == DeviceKind::net ? class_ethernet : class_storage, std::move(parts),
-                doorbells},
+    : VirtioPci{identity_of(kind).type, identity_of(kind).class_code, std::move(parts), doorbells},
       link_{link} {}
 
 base::Result<std::unique_ptr<VhostDevice>> VhostDevice::make(DeviceKind kind,

@@ -104,7 +104,10 @@ void VirtioPci::add_capabilities() {
   constexpr std::array<std::byte, 4> no_data{};
   add_structure(PciCapability::common, common_at, sizeof(wire::PciCommon), {});
   add_structure(PciCapability::isr, isr_at, 1, {});
-  add_structure(PciCapability::device, device_at, static_cast<std::uint32_t>(space_.size()), {});
+  // A device that has no configuration has no structure for it either (virtio 1.2 §4.1.4.6).
+  if (!space_.empty()) {
+    add_structure(PciCapability::device, device_at, static_cast<std::uint32_t>(space_.size()), {});
+  }
   add_structure(PciCapability::notify, notify_at, queues * notify_step,
                 std::as_bytes(std::span{&step, 1}));
   window_ = add_structure(PciCapability::window, 0, 0, no_data);

@@ -18,7 +18,7 @@ namespace {
 struct Request {
   Settings settings;
   StatusOptions status;
-  std::string kind, name, size, text;
+  std::string kind, name, size, text, console;
   std::vector<std::string> words;
   unsigned count = 0;
   std::function<int()> run;
@@ -53,8 +53,8 @@ void add_queries(CLI::App& app, Request& request) {
   status->callback([&request] {
     request.run = [&request] { return show_status(request.settings, request.status); };
   });
-  for (const char* kind :
-       {"ports", "disks", "uplinks", "reactors", "sessions", "counters", "addresses"}) {
+  for (const char* kind : {"ports", "disks", "companions", "uplinks", "reactors", "sessions",
+                           "counters", "addresses"}) {
     app.add_subcommand(kind, std::string{"Lists the "} + kind)->callback([&request, kind] {
       request.run = [&request, kind] { return show_list(request.settings, kind); };
     });
@@ -70,19 +70,29 @@ void add_queries(CLI::App& app, Request& request) {
 }
 
 void add_changes(CLI::App& app, Request& request) {
-  const auto kinds = CLI::IsMember({"port", "disk", "uplink"});
-  auto* add = app.add_subcommand("add", "Adds a port, disk or uplink: add port name=web0 ...");
-  add->add_option("kind", request.kind, "port, disk or uplink")->required()->check(kinds);
+  const auto kinds =
+      CLI::IsMember({"port", "disk", "rng", "console", "console-port", "balloon", "uplink"});
+  auto* add = app.add_subcommand("add", "Adds a unit: add port name=web0 ...");
+  add->add_option("kind", request.kind, "port, disk, rng, console, console-port, balloon or uplink")
+      ->required()
+      ->check(kinds);
   add->add_option("keys", request.words, "key=value, the keys of the configuration file")
       ->required();
   add->callback([&request] { request.run = [&request] { return add_unit(request); }; });
 
-  auto* remove = app.add_subcommand("remove", "Removes a port, disk or uplink");
-  remove->add_option("kind", request.kind, "port, disk or uplink")->required()->check(kinds);
+  auto* remove = app.add_subcommand("remove", "Removes a unit");
+  remove
+      ->add_option("kind", request.kind,
+                   "port, disk, rng, console, console-port, balloon or uplink")
+      ->required()
+      ->check(kinds);
   remove->add_option("name", request.name)->required();
+  remove->add_option("--console", request.console, "console-port: of this console");
   remove->callback([&request] {
     request.run = [&request] {
-      return execute(request.settings, request.kind + "-remove", {{"name", request.name}});
+      nlohmann::json arguments{{"name", request.name}};
+      if (!request.console.empty()) arguments["console"] = request.console;
+      return execute(request.settings, request.kind + "-remove", arguments);
     };
   });
 
@@ -94,6 +104,16 @@ void add_changes(CLI::App& app, Request& request) {
       nlohmann::json arguments{{"name", request.name}};
       if (!request.size.empty()) arguments["size"] = request.size;
       return execute(request.settings, "disk-resize", arguments);
+    };
+  });
+
+  auto* balloon = app.add_subcommand("balloon", "Sets how much memory a guest gives up");
+  balloon->add_option("balloon", request.name)->required();
+  balloon->add_option("size", request.size, "256MiB; 0: it gets all of it back")->required();
+  balloon->callback([&request] {
+    request.run = [&request] {
+      return execute(request.settings, "balloon-resize",
+                     {{"name", request.name}, {"size", request.size}});
     };
   });
 

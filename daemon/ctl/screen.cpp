@@ -159,12 +159,36 @@ Block disk_block(const json& before, const json& after, double seconds) {
   return block;
 }
 
+// What a companion has done says one line of its figures.
+Block companion_block(const json& after) {
+  Block block{{{"COMPANION", Align::left, 14},
+               {"STATE", Align::left, 9},
+               {"CONNECTED", Align::left, 12},
+               {"KIND", Align::left, 8},
+               {"FIGURES", Align::left, 200}},
+              {}};
+  for (const auto& unit : after.value("companions", json::array())) {
+    Row row;
+    row.name = unit["name"];
+    row.style = style_of(unit, has_fault(unit));
+    std::string figures;
+    for (const auto& [name, value] : unit["counters"].items()) {
+      if (value != 0) figures += (figures.empty() ? "" : "  ") + name + " " + value.dump();
+    }
+    row.cells = {row.name, state_of(unit), who(unit), unit["kind"], figures};
+    block.rows.push_back(std::move(row));
+  }
+  return block;
+}
+
 std::string header(const json& before, const json& after) {
   const auto& status = after["status"];
   std::string line = "millraced " + status.value("version", std::string{"?"}) + "  up " +
                      uptime(status.value("uptime_s", 0.0)) + "  " +
                      std::to_string(status.value("connected", 0)) + " of " +
-                     std::to_string(after["ports"].size() + after["disks"].size()) + " connected ";
+                     std::to_string(after["ports"].size() + after["disks"].size() +
+                                    after.value("companions", json::array()).size()) +
+                     " connected ";
   const auto& reactors = after["reactors"];
   for (std::size_t i = 0; i < reactors.size(); ++i) {
     const json first = i < before["reactors"].size() ? before["reactors"][i] : json{};
@@ -225,6 +249,9 @@ std::vector<std::string> keys_of(const std::string& kind) {
   if (kind == "disks") {
     return {"name", "state", "peer", "bytes", "queues", "readonly", "backend", "socket"};
   }
+  if (kind == "companions") {
+    return {"name", "kind", "state", "peer", "socket"};
+  }
   if (kind == "uplinks") {
     return {"name", "state", "link_up", "driver", "mac", "mtu", "vlan", "trunk", "device"};
   }
@@ -245,7 +272,7 @@ Lines render_status(const json& before, const json& after, const ScreenOptions& 
   const double seconds = seconds_between(before, after);
   std::vector<Block> blocks;
   for (auto& block : {port_block(before, after, seconds), disk_block(before, after, seconds),
-                      uplink_block(before, after, seconds)}) {
+                      companion_block(after), uplink_block(before, after, seconds)}) {
     if (!block.rows.empty()) blocks.push_back(block);
   }
   Lines out{options.width == 0 ? header(before, after)
@@ -282,7 +309,8 @@ Lines render_list(const std::string& kind, const json& units, const ScreenOption
 
 Lines render_counters(const json& counters, const ScreenOptions& options) {
   Table table{{{"KIND"}, {"NAME"}, {"COUNTER"}, {"VALUE", Align::right}}};
-  for (const char* kind : {"ports", "disks", "uplinks"}) {
+  for (const char* kind : {"ports", "disks", "companions", "uplinks"}) {
+    if (!counters.contains(kind)) continue;
     for (const auto& [name, values] : counters[kind].items()) {
       for (const auto& [counter, value] : values.items()) {
         if (value != 0) table.add({kind, name, counter, value.dump()});

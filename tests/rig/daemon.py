@@ -14,6 +14,8 @@ def toml(value):
     """A value as TOML text."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(toml(item) for item in value) + "]"
     return json.dumps(value) if isinstance(value, str) else str(value)
@@ -53,6 +55,10 @@ class Daemon:
 
     def disk(self, name, **keys):
         return self._table("disk", {"name": name, "socket": self.socket(name), **keys})
+
+    def companion(self, kind, name, **keys):
+        """An entropy device ("rng"), a "console" or a "balloon"."""
+        return self._table(kind, {"name": name, "socket": self.socket(name), **keys})
 
     def uplink(self, name, device, **keys):
         return self._table("uplink", {"name": name, "device": device, **keys})

@@ -41,6 +41,11 @@ class Vmm(GuestShell):
         self.command += ["--disk", f"socket={socket}"]
         return self
 
+    def companion(self, option, socket):
+        """`option`: rng, virtio-console or balloon."""
+        self.command += [f"--{option}", f"socket={socket}"]
+        return self
+
     def start(self, timeout=180, wait=True):
         self.process = Child(self.command, self.path("log"), name=f"millrace-vmm {self.name}")
         self._connect(self.path("agent"))

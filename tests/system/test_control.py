@@ -124,9 +124,9 @@ class Commands(ControlTest):
     def test_query_all(self):
         """The lists of the single queries, in one answer."""
         everything = self.ask("query-all")
-        self.assertEqual(set(everything), {"time_ns", "status", "ports", "disks", "uplinks",
-                                           "reactors"})
-        for key in ("ports", "disks", "uplinks"):
+        self.assertEqual(set(everything), {"time_ns", "status", "ports", "disks", "companions",
+                                           "uplinks", "reactors"})
+        for key in ("ports", "disks", "companions", "uplinks"):
             self.assertEqual(everything[key], self.ask(f"query-{key}"))
 
     def test_uplinks_and_addresses(self):
