@@ -3,9 +3,12 @@
 
 #include <spdlog/spdlog.h>
 
+#include <string_view>
+
 namespace millrace::base {
 
-// Logs to standard error, one line a record. `level`: trace, debug, info, warning, error.
-void set_up_log(const char* level);
+// Logs to standard error, one line a record. `level`: trace, debug, info, warning, error. `name`,
+// if it is not empty, begins every line's text: whose log it is.
+void set_up_log(const char* level, std::string_view name = {});
 
 }  // namespace millrace::base

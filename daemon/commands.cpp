@@ -12,6 +12,7 @@ namespace millrace::daemon {
 namespace {
 
 using nlohmann::json;
+using qmp::CommandHandler, qmp::CommandTable, qmp::refuse, qmp::Reply;
 using Query = json (*)(Topology&);
 
 // The answer to a command that has nothing to tell but whether it was done.
@@ -174,7 +175,7 @@ json query_metrics(Topology& topology) {
 
 }  // namespace
 
-CommandTable make_commands(Topology& topology, std::function<void()> quit) {
+qmp::CommandTable make_commands(Topology& topology, std::function<void()> quit) {
   CommandTable table;
   add_query(table, topology, "query-version", query_version);
   add_query(table, topology, "query-status", status_of);

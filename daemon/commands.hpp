@@ -3,12 +3,12 @@
 
 #include <functional>
 
-#include "daemon/command_table.hpp"
 #include "daemon/topology.hpp"
+#include "qmp/command_table.hpp"
 
 namespace millrace::daemon {
 
 // `topology` must outlive the table. `quit` begins the daemon's end; it must not end it at once.
-[[nodiscard]] CommandTable make_commands(Topology& topology, std::function<void()> quit);
+[[nodiscard]] qmp::CommandTable make_commands(Topology& topology, std::function<void()> quit);
 
 }  // namespace millrace::daemon

@@ -10,6 +10,7 @@
 #include "daemon/commands.hpp"
 #include "daemon/options.hpp"
 #include "daemon/system_check.hpp"
+#include "daemon/version.hpp"
 
 namespace millrace::daemon {
 
@@ -43,9 +44,9 @@ bool Service::start(const Config& config) {
   if (auto made = make_socket_directory(config.control_socket); !made) {
     return fail(made.error().message), false;
   }
-  auto control =
-      Control::make(loop_, config.control_socket, config.control_permissions,
-                    make_commands(*topology_, [this] { stop("asked to by the control socket"); }));
+  auto control = qmp::Server::make(
+      loop_, {config.control_socket, config.control_permissions, version_object()},
+      make_commands(*topology_, [this] { stop("asked to by the control socket"); }));
   if (!control) return fail(control.error().message), false;
   control_ = *std::move(control);
   topology_->on_event([this](std::string_view event, const nlohmann::json& data) {

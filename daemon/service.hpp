@@ -7,9 +7,9 @@
 
 #include "base/event_loop.hpp"
 #include "daemon/config.hpp"
-#include "daemon/control.hpp"
 #include "daemon/signals.hpp"
 #include "daemon/topology.hpp"
+#include "qmp/server.hpp"
 
 namespace millrace::daemon {
 
@@ -29,7 +29,7 @@ class Service {
   base::EventLoop loop_;
   std::unique_ptr<Signals> signals_;
   std::unique_ptr<Topology> topology_;
-  std::unique_ptr<Control> control_;
+  std::unique_ptr<qmp::Server> control_;
   base::EventLoop::Timer too_long_;
   bool stopping_ = false;
   int status_ = 0;

@@ -7,7 +7,7 @@ A row of a table with a column "held by" names the tests that hold its promise, 
 commas:
     folder:Suite.Name                   a GoogleTest of that folder (`*` at the end: any)
     system:test_file.Class.test_name    a system test (class or test may be left out)
-    bench:name                          a file bench/name.cpp or bench/name.py
+    bench:name                          a file bench/name.cpp, or a program bench/name
     check:word                          a step of ./check
 It fails where a named test does not exist, with --ran also where it did not run and pass, and
 where a bit that the code offers has no row."""
@@ -149,10 +149,10 @@ def main(arguments):
         text = file.read()
     rows, faults = list(tables(text)), []
     known = unit_tests(build) | {f"system:{name}" for name in system_tests(source)}
-    for path in glob.glob(os.path.join(source, "bench/*.*")):
+    for path in glob.glob(os.path.join(source, "bench/*")):
         known.add("bench:" + os.path.splitext(os.path.basename(path))[0])
     with open(os.path.join(source, "check")) as file:
-        known |= {f"check:{word}" for word in re.findall(r'^step "?(\w+)', file.read(), re.M)}
+        known |= {f"check:{word}" for word in re.findall(r'\bstep "?(\w+)', file.read())}
     passed = ran(build) if want_ran else set()
     references = 0
     for number, promise, held in rows:

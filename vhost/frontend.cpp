@@ -19,6 +19,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using wire::Request;
 
+// No answer of a back-end, and no request of its own, has more than one.
+constexpr std::size_t answer_fds_max = 8;
+
 void adopt_fds(::msghdr& header, std::vector<base::Fd>& fds) {
   for (auto* part = CMSG_FIRSTHDR(&header); part != nullptr; part = CMSG_NXTHDR(&header, part)) {
     if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
@@ -129,7 +132,7 @@ base::Result<void> Frontend::send(Request request, std::span<const std::byte> pa
 
 base::Result<void> Frontend::receive_bytes(std::span<std::byte> into, std::vector<base::Fd>& fds,
                                            Clock::time_point deadline) {
-  alignas(struct cmsghdr) std::array<char, CMSG_SPACE(8 * sizeof(int))> control;
+  alignas(struct cmsghdr) std::array<char, CMSG_SPACE(answer_fds_max * sizeof(int))> control;
   while (!into.empty()) {
     struct iovec part {
       .iov_base = into.data(), .iov_len = into.size()
@@ -142,6 +145,10 @@ base::Result<void> Frontend::receive_bytes(std::span<std::byte> into, std::vecto
     const ssize_t got = ::recvmsg(socket_.get(), &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (got > 0) {
       adopt_fds(header, fds);
+      // It could send some with every byte, until this process has no more.
+      if (fds.size() > answer_fds_max) {
+        return base::fail("the back-end sends more descriptors than a message has");
+      }
       into = into.subspan(static_cast<std::size_t>(got));
     } else if (got == 0) {
       return base::fail("the back-end hung up");

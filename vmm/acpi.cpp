@@ -1,5 +1,6 @@
 #include "vmm/acpi.hpp"
 
+#include <algorithm>
 #include <numeric>
 
 #include "base/check.hpp"
@@ -74,16 +75,17 @@ std::string make_fadt_body(std::uint64_t dsdt) {
 }
 
 // §5.2.12.
-std::string make_madt_body(unsigned cpus) {
+std::string make_madt_body(unsigned cpus, unsigned most) {
   constexpr unsigned local_apic = 0, io_apic = 1, local_nmi = 4, local_x2apic = 9;
-  constexpr unsigned first_x2apic_id = 255, enabled = 1;
+  constexpr unsigned first_x2apic_id = 255, enabled = 1, online_capable = 2;
   Fields fields;
   fields.u32(local_apic_address).u32(0);
-  for (unsigned cpu = 0; cpu < cpus; ++cpu) {
+  for (unsigned cpu = 0; cpu < std::max(cpus, most); ++cpu) {
+    const auto flags = cpu < cpus ? enabled : online_capable;
     if (cpu < first_x2apic_id) {
-      fields.u8(local_apic).u8(8).u8(cpu).u8(cpu).u32(enabled);
+      fields.u8(local_apic).u8(8).u8(cpu).u8(cpu).u32(flags);
     } else {
-      fields.u8(local_x2apic).u8(16).u16(0).u32(cpu).u32(enabled).u32(cpu);
+      fields.u8(local_x2apic).u8(16).u16(0).u32(cpu).u32(flags).u32(cpu);
     }
   }
   fields.u8(io_apic).u8(12).u8(0).u8(0).u32(Ioapic::base_address).u32(0);
@@ -92,8 +94,8 @@ std::string make_madt_body(unsigned cpus) {
 }
 
 // PCI Firmware 3.3 §4.1.2.
-std::string make_mcfg_body() {
-  constexpr unsigned last_bus = PciRoot::buses - 1;
+std::string make_mcfg_body(unsigned buses) {
+  const auto last_bus = buses - 1;
   return Fields{}.u64(0).u64(PciRoot::ecam_address).u16(0).u8(0).u8(last_bus).u32(0).bytes();
 }
 
@@ -137,8 +139,9 @@ Result<AcpiImage> make_acpi(const Platform& platform) {
   };
   const auto dsdt = add(make_acpi_table("DSDT", 2, make_dsdt_body(platform)));
   const auto fadt = add(make_acpi_table("FACP", 6, make_fadt_body(dsdt)));
-  const auto madt = add(make_acpi_table("APIC", 5, make_madt_body(platform.cpus)));
-  const auto mcfg = add(make_acpi_table("MCFG", 1, make_mcfg_body()));
+  const auto madt =
+      add(make_acpi_table("APIC", 5, make_madt_body(platform.cpus, platform.cpus_most)));
+  const auto mcfg = add(make_acpi_table("MCFG", 1, make_mcfg_body(platform.buses)));
   const auto xsdt = add(make_acpi_table("XSDT", 1, Fields{}.u64(fadt).u64(madt).u64(mcfg).bytes()));
   const auto rsdp = make_rsdp(xsdt);
   image.bytes.replace(0, rsdp.size(), rsdp);

@@ -1,4 +1,5 @@
 #include "vmm/acpi.hpp"
+#include "vmm/acpi_hotplug.hpp"
 #include "vmm/aml.hpp"
 #include "vmm/power.hpp"
 
@@ -14,7 +15,7 @@ using aml::name;
 std::string pci_root(const Platform& platform) {
   const auto& high = platform.high_window;
   const auto windows = aml::resources({
-      aml::bus_window(0, PciRoot::buses - 1),
+      aml::bus_window(0, static_cast<std::uint16_t>(platform.buses - 1)),
       aml::port_range(PciRoot::port, PciRoot::port_size),
       aml::port_window(0, PciRoot::port - 1),
       aml::port_window(PciRoot::port + PciRoot::port_size, 0xffff),
@@ -33,12 +34,13 @@ std::string pci_root(const Platform& platform) {
 }
 
 // Kernels distrust a configuration space in memory that no device claims.
-std::string ecam_owner() {
+std::string ecam_owner(const Platform& platform) {
+  const auto size =
+      aml::resources({aml::fixed_memory(PciRoot::ecam_address, platform.buses << 20)});
   return aml::device("ECAM", join({
                                  name("_HID", aml::eisa_id("PNP0C02")),
                                  name("_UID", aml::integer(0)),
-                                 name("_CRS", aml::resources({aml::fixed_memory(
-                                                  PciRoot::ecam_address, PciRoot::ecam_size)})),
+                                 name("_CRS", size),
                              }));
 }
 
@@ -54,7 +56,7 @@ std::string serial(unsigned index) {
 }
 
 // The power button, and the device whose interrupt says that something happened (§5.6.9).
-std::string power_button() {
+std::string power_button(const Platform& platform) {
   const auto button = aml::device("PWRB", join({
                                               name("_HID", aml::eisa_id("PNP0C0C")),
                                               name("_UID", aml::integer(0)),
@@ -63,6 +65,7 @@ std::string power_button() {
       aml::store(aml::path("EVTS"), aml::local(0)),
       aml::if_then(aml::bit_and(aml::local(0), aml::integer(PowerPorts::event_power_button)),
                    aml::notify(aml::path("\\_SB.PWRB"), 0x80)),
+      hotplug_events(platform),
   });
   const auto generic = aml::device(
       "GED0", join({
@@ -90,8 +93,9 @@ std::string panic_port() {
 std::string make_dsdt_body(const Platform& platform) {
   const auto off = PowerPorts::sleep_type_off;
   return join({
-      aml::scope("\\_SB", join({pci_root(platform), ecam_owner(), serial(0), serial(1),
-                                power_button(), panic_port()})),
+      aml::scope("\\_SB",
+                 join({pci_root(platform), ecam_owner(platform), serial(0), serial(1),
+                       power_button(platform), panic_port(), hotplug_devices(platform)})),
       name("\\_S5",
            aml::package({aml::integer(off), aml::integer(off), aml::integer(0), aml::integer(0)})),
   });

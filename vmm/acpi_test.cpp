@@ -71,6 +71,24 @@ TEST(Acpi, EveryTableIsFoundAndSumsToZero) {
   EXPECT_EQ(sum(dsdt), 0u);
 }
 
+TEST(Acpi, TheBusesThatAreThereAndNoMore) {
+  for (const unsigned buses : {1u, 9u, 65u}) {
+    const auto image = make_acpi({1, window, buses});
+    ASSERT_TRUE(image);
+    const auto mcfg = table_of(*image, "MCFG");
+    EXPECT_EQ(field<std::uint64_t>(mcfg, 44), PciRoot::ecam_address);
+    EXPECT_EQ(field<std::uint8_t>(mcfg, 54), 0);          // the first
+    EXPECT_EQ(field<std::uint8_t>(mcfg, 55), buses - 1);  // the last
+    // _CRS: a fixed range of memory for ECAM, and a word range of bus numbers.
+    const auto dsdt = make_dsdt_body({1, window, buses});
+    const std::uint32_t start = PciRoot::ecam_address, size = buses << 20;
+    std::string ecam(8, '\0');
+    std::memcpy(ecam.data(), &start, 4);
+    std::memcpy(ecam.data() + 4, &size, 4);
+    EXPECT_NE(dsdt.find(ecam), std::string::npos);
+  }
+}
+
 TEST(Acpi, TheFadtIsHardwareReducedAndSparesProbes) {
   const auto fadt = table_of(image_of(1), "FACP");
   EXPECT_EQ(fadt.size(), 276u);
@@ -120,7 +138,7 @@ TEST(Acpi, AnIndependentCompilerReadsTheDsdt) {
   ASSERT_NE(::mkdtemp(folder.data()), nullptr);
   {
     std::ofstream file{folder + "/dsdt.aml", std::ios::binary};
-    file << make_acpi_table("DSDT", 2, make_dsdt_body({2, window}));
+    file << make_acpi_table("DSDT", 2, make_dsdt_body({2, window, 9, 4, 2}));
   }
   const auto command =
       "cd " + folder + " && iasl -d dsdt.aml >log 2>&1 && iasl dsdt.dsl >>log 2>&1";
@@ -133,7 +151,10 @@ TEST(Acpi, AnIndependentCompilerReadsTheDsdt) {
   EXPECT_NE(log.find("0 Errors"), std::string::npos) << log;
   for (const auto* const piece :
        {"EisaId (\"PNP0A08\")", "Device (COM1)", "Notify (\\_SB.PWRB, 0x80)", "\"ACPI0013\"",
-        "0x0000000800000000, // Range Minimum", "Name (\\_S5, Package", "Return (Arg3)"}) {
+        "0x0000000800000000, // Range Minimum", "Name (\\_S5, Package", "Return (Arg3)",
+        "\"ACPI0007\"", "Notify (\\_SB.CPUS.C003, One)", "Notify (\\_SB.M001, One)",
+        "\\_SB.CPUS.C002.CHEK ()", "_Y01._MIN, MINA)", "QWordMemory (ResourceConsumer,",
+        "MINA = (STRT << 0x1B)"}) {
     EXPECT_NE(text.find(piece), std::string::npos) << piece << "\n" << text;
   }
 }

@@ -12,7 +12,9 @@ constexpr std::uint8_t zero_op = 0x00, one_op = 0x01, name_op = 0x08, byte_prefi
                        quad_prefix = 0x0e, scope_op = 0x10, buffer_op = 0x11, package_op = 0x12,
                        method_op = 0x14, dual_name_prefix = 0x2e, multi_name_prefix = 0x2f,
                        extended_prefix = 0x5b, local_op = 0x60, argument_op = 0x68, store_op = 0x70,
-                       and_op = 0x7b, notify_op = 0x86, if_op = 0xa0, return_op = 0xa4;
+                       add_op = 0x72, subtract_op = 0x74, shift_left_op = 0x79, and_op = 0x7b,
+                       notify_op = 0x86, wide_field_op = 0x8f, both_op = 0x90, not_op = 0x92,
+                       less_op = 0x95, if_op = 0xa0, return_op = 0xa4;
 constexpr std::uint8_t region_op = 0x80, field_op = 0x81, device_op = 0x82;  // after the prefix
 constexpr std::uint8_t space_ports = 1, field_bytes = 1;  // byte access, no lock, preserve
 
@@ -48,17 +50,18 @@ Bytes segment(std::string_view text) {
 
 // §6.4.3.5: an address space descriptor. All windows are decoded positively, with fixed ends.
 Bytes address_space(std::uint8_t tag, unsigned width, std::uint8_t type, std::uint8_t type_flags,
-                    std::uint64_t first, std::uint64_t last) {
+                    std::uint64_t first, std::uint64_t last, std::uint8_t own = 0) {
   constexpr std::uint8_t fixed_ends = 3 << 2;
-  const Bytes body = byte(type) + byte(fixed_ends) + byte(type_flags) + little_endian(0, width) +
-                     little_endian(first, width) + little_endian(last, width) +
-                     little_endian(0, width) + little_endian(last - first + 1, width);
+  const Bytes body = byte(type) + byte(fixed_ends | own) + byte(type_flags) +
+                     little_endian(0, width) + little_endian(first, width) +
+                     little_endian(last, width) + little_endian(0, width) +
+                     little_endian(last - first + 1, width);
   return byte(tag) + little_endian(body.size(), 2) + body;
 }
 
 constexpr std::uint8_t word_space = 0x88, double_space = 0x87, quad_space = 0x8a;
 constexpr std::uint8_t type_memory = 0, type_ports = 1, type_buses = 2;
-constexpr std::uint8_t writable = 1, prefetchable = 3 << 1, entire_range = 3;
+constexpr std::uint8_t writable = 1, cacheable = 1 << 1, prefetchable = 3 << 1, entire_range = 3;
 
 }  // namespace
 
@@ -146,6 +149,21 @@ Bytes port_field(std::string_view region, std::string_view field, std::uint16_t 
          with_length(path(region) + byte(field_bytes) + path(field) + byte(field_bits));
 }
 
+Bytes port_words(std::string_view region, std::uint16_t port,
+                 std::initializer_list<std::string_view> fields) {
+  constexpr unsigned double_access = 3;
+  constexpr std::uint64_t bytes = 4;
+  Bytes list;
+  for (const auto field : fields) list += path(field) + byte(8 * bytes);
+  return byte(extended_prefix) + byte(region_op) + path(region) + byte(space_ports) +
+         integer(port) + integer(bytes * fields.size()) + byte(extended_prefix) + byte(field_op) +
+         with_length(path(region) + byte(double_access) + list);
+}
+
+Bytes wide_field(const Bytes& buffer, std::uint64_t at, std::string_view name) {
+  return byte(wide_field_op) + buffer + integer(at) + path(name);
+}
+
 Bytes local(unsigned index) {
   CHECK(index < 8);
   return byte(local_op + index);
@@ -162,6 +180,30 @@ Bytes store(const Bytes& value, const Bytes& target) {
 
 Bytes bit_and(const Bytes& left, const Bytes& right) {
   return byte(and_op) + left + right + byte(zero_op);  // the result goes nowhere else
+}
+
+Bytes both(const Bytes& left, const Bytes& right) {
+  return byte(both_op) + left + right;
+}
+
+Bytes negated(const Bytes& value) {
+  return byte(not_op) + value;
+}
+
+Bytes less(const Bytes& left, const Bytes& right) {
+  return byte(less_op) + left + right;
+}
+
+Bytes shift_left(const Bytes& value, const Bytes& count, const Bytes& target) {
+  return byte(shift_left_op) + value + count + target;
+}
+
+Bytes add(const Bytes& left, const Bytes& right, const Bytes& target) {
+  return byte(add_op) + left + right + target;
+}
+
+Bytes subtract(const Bytes& left, const Bytes& right, const Bytes& target) {
+  return byte(subtract_op) + left + right + target;
 }
 
 Bytes if_then(const Bytes& condition, const Bytes& content) {
@@ -209,6 +251,12 @@ Bytes memory_window(std::uint32_t start, std::uint32_t size) {
 Bytes wide_memory_window(std::uint64_t start, std::uint64_t size) {
   return address_space(quad_space, 8, type_memory, writable | prefetchable, start,
                        start + size - 1);
+}
+
+Bytes wide_memory(std::uint64_t start, std::uint64_t size) {
+  constexpr std::uint8_t consumer = 1;
+  return address_space(quad_space, 8, type_memory, writable | cacheable, start, start + size - 1,
+                       consumer);
 }
 
 Bytes fixed_memory(std::uint32_t start, std::uint32_t size) {

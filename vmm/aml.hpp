@@ -34,11 +34,23 @@ using Bytes = std::string;
 // One byte-wide field that covers a region of one port.
 [[nodiscard]] Bytes port_field(std::string_view region, std::string_view field, std::uint16_t port);
 
-// Statements and expressions.
+// Fields of 32 bits, one after the other, that cover a region of ports from `port` on.
+[[nodiscard]] Bytes port_words(std::string_view region, std::uint16_t port,
+                               std::initializer_list<std::string_view> fields);
+// A field of 64 bits in a buffer, from that byte on.
+[[nodiscard]] Bytes wide_field(const Bytes& buffer, std::uint64_t byte, std::string_view name);
+
+// Statements and expressions. A method without arguments is called by its path.
 [[nodiscard]] Bytes local(unsigned index);
 [[nodiscard]] Bytes argument(unsigned index);
 [[nodiscard]] Bytes store(const Bytes& value, const Bytes& target);
 [[nodiscard]] Bytes bit_and(const Bytes& left, const Bytes& right);
+[[nodiscard]] Bytes both(const Bytes& left, const Bytes& right);
+[[nodiscard]] Bytes negated(const Bytes& value);
+[[nodiscard]] Bytes less(const Bytes& left, const Bytes& right);
+[[nodiscard]] Bytes shift_left(const Bytes& value, const Bytes& count, const Bytes& target);
+[[nodiscard]] Bytes add(const Bytes& left, const Bytes& right, const Bytes& target);
+[[nodiscard]] Bytes subtract(const Bytes& left, const Bytes& right, const Bytes& target);
 [[nodiscard]] Bytes if_then(const Bytes& condition, const Bytes& content);
 [[nodiscard]] Bytes notify(const Bytes& object, std::uint64_t value);
 [[nodiscard]] Bytes give_back(const Bytes& value);
@@ -54,5 +66,7 @@ using Bytes = std::string;
 [[nodiscard]] Bytes wide_memory_window(std::uint64_t start, std::uint64_t size);
 // Memory that a device itself takes.
 [[nodiscard]] Bytes fixed_memory(std::uint32_t start, std::uint32_t size);
+// Memory that a memory device is.
+[[nodiscard]] Bytes wide_memory(std::uint64_t start, std::uint64_t size);
 
 }  // namespace millrace::vmm::aml

@@ -69,6 +69,11 @@ Result<std::unique_ptr<BackendConnection>> BackendConnection::negotiate(base::Fd
   return made;
 }
 
+void BackendConnection::set_timeouts(const Timeouts& timeouts) {
+  timeouts_ = timeouts;
+  frontend_.set_timeout(timeouts.reply);
+}
+
 Result<void> BackendConnection::negotiate_protocol(std::size_t config_size) {
   const auto offered = named("GET_PROTOCOL_FEATURES", frontend_.get_protocol_features());
   if (!offered) return base::Unexpected{offered.error()};
@@ -144,34 +149,29 @@ Result<void> BackendConnection::set_features(std::uint64_t features) {
   return named("SET_FEATURES", frontend_.set_features(features | own));
 }
 
-Result<void> BackendConnection::share(const GuestRam& ram) {
-  if (has(protocol::configure_mem_slots)) return add_regions(ram);
+Result<void> BackendConnection::share(std::span<const RamRegion> memory, std::size_t shared) {
   std::vector<vhost::Frontend::Region> regions;
-  for (const auto& region : ram.regions()) {
+  for (const auto& region : memory) {
     regions.push_back({.guest_address = region.guest_address,
                        .size = region.size,
                        .user_address = reinterpret_cast<std::uintptr_t>(region.host),
                        .file_offset = region.file_offset,
-                       .fd = ram.file().get()});
+                       .fd = region.file});
   }
+  if (has(protocol::configure_mem_slots)) return add_regions(regions, shared);
   return named("SET_MEM_TABLE", frontend_.set_mem_table(regions));
 }
 
-Result<void> BackendConnection::add_regions(const GuestRam& ram) {
+Result<void> BackendConnection::add_regions(std::span<const vhost::Frontend::Region> regions,
+                                            std::size_t shared) {
   const auto slots = named("GET_MAX_MEM_SLOTS", frontend_.get_max_mem_slots());
   if (!slots) return base::Unexpected{slots.error()};
-  if (*slots < ram.regions().size()) {
+  if (*slots < regions.size()) {
     return base::fail("the back-end takes " + std::to_string(*slots) +
-                      " memory regions, the guest has " + std::to_string(ram.regions().size()));
+                      " memory regions, the guest has " + std::to_string(regions.size()));
   }
-  for (const auto& region : ram.regions()) {
-    auto added =
-        frontend_.add_mem_reg({.guest_address = region.guest_address,
-                               .size = region.size,
-                               .user_address = reinterpret_cast<std::uintptr_t>(region.host),
-                               .file_offset = region.file_offset,
-                               .fd = ram.file().get()});
-    if (!added) return named("ADD_MEM_REG", added);
+  for (const auto& region : regions.subspan(shared)) {
+    if (auto added = frontend_.add_mem_reg(region); !added) return named("ADD_MEM_REG", added);
   }
   return {};
 }

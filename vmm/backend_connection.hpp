@@ -46,6 +46,7 @@ class BackendConnection {
                                                                     const Timeouts& timeouts,
                                                                     int cancel);
 
+  void set_timeouts(const Timeouts& timeouts);
   [[nodiscard]] const BackendOffer& offer() const { return offer_; }
   [[nodiscard]] bool has(std::uint64_t protocol_feature) const {
     return (offer_.protocol & protocol_feature) != 0;
@@ -64,7 +65,8 @@ class BackendConnection {
   base::Result<void> write_config(std::uint32_t offset, std::span<const std::byte> bytes);
 
   base::Result<void> set_features(std::uint64_t features);
-  base::Result<void> share(const GuestRam& ram);
+  // Hands the guest's memory over, of which the back-end has the first `shared` regions.
+  base::Result<void> share(std::span<const RamRegion> memory, std::size_t shared = 0);
   // Hands the region over, and gets one first where there is none. Nothing without the feature.
   base::Result<void> share_inflight(InflightMemory& memory, unsigned vrings, std::uint16_t size);
   base::Result<void> set_mtu(std::uint16_t mtu);
@@ -82,11 +84,12 @@ class BackendConnection {
   BackendConnection(base::Fd socket, const Timeouts& timeouts, int cancel);
   base::Result<void> negotiate_protocol(std::size_t config_size);
   base::Result<void> open_requests(int cancel);
-  base::Result<void> add_regions(const GuestRam& ram);
+  base::Result<void> add_regions(std::span<const vhost::Frontend::Region> regions,
+                                 std::size_t shared);
 
   vhost::Frontend frontend_;
   std::unique_ptr<vhost::Frontend> requests_;  // our end of the back-end's own channel
-  const Timeouts timeouts_;
+  Timeouts timeouts_;
   const int cancel_;
   BackendOffer offer_;
   std::size_t config_size_ = 0;

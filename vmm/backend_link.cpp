@@ -14,6 +14,7 @@
 #include "vhost/listener.hpp"
 #include "virtio/limits.hpp"
 #include "virtio/wire/net.hpp"
+#include "vmm/sandbox.hpp"
 
 namespace millrace::vmm {
 
@@ -26,6 +27,8 @@ using std::chrono::milliseconds;
 constexpr milliseconds first_delay_max{100};
 // A connection that lasted so long was a good one, and the next attempt comes at once.
 constexpr milliseconds good_connection{1000};
+// A reply to who does not want to wait at the start: a control socket is silent meanwhile.
+constexpr milliseconds no_wait_reply{2000};
 // Log lines that one guest may cause.
 constexpr unsigned guest_faults_logged = 16;
 
@@ -64,13 +67,16 @@ Result<std::unique_ptr<BackendLink>> BackendLink::make(BackendLinkConfig config,
 Result<void> BackendLink::connect_first() {
   const std::string where = config_.socket + ": ";
   bool said = false;
+  auto timeouts = config_.timeouts;
+  if (!config_.wait) timeouts.reply = std::min(timeouts.reply, no_wait_reply);
   for (auto delay = delay_min;; delay = std::min(2 * delay, first_delay_max)) {
     auto socket = vhost::connect_to(config_.socket);
     if (!socket) return base::Unexpected{socket.error()};
     if (socket->valid()) {
       auto made = BackendConnection::negotiate(
-          *std::move(socket), config_size_of(config_.shape.kind), config_.timeouts, quit_.get());
+          *std::move(socket), config_size_of(config_.shape.kind), timeouts, quit_.get());
       if (made) {
+        (*made)->set_timeouts(config_.timeouts);
         const auto ok = adopt(*std::move(made));
         if (!ok) return fail(where + ok.error().message);
         if (hides_its_mac()) {
@@ -109,6 +115,7 @@ BackendLink::~BackendLink() {
 
 void BackendLink::open(Listener& listener) {
   listener_ = &listener;
+  ram_.attach(*this);
   thread_ = std::thread{[this] { run(); }};
 }
 
@@ -117,10 +124,17 @@ void BackendLink::close() {
   ::eventfd_write(quit_.get(), 1);
   wake();
   thread_.join();
+  ram_.detach(*this);
   connection_.reset();
   const std::lock_guard lock{mutex_};
   connected_ = wanted_.field_new = false;
   written_.notify_all();
+}
+
+void BackendLink::memory_added() {
+  const std::lock_guard lock{mutex_};
+  memory_new_ = true;
+  wake();
 }
 
 void BackendLink::wake() const {
@@ -199,11 +213,13 @@ void BackendLink::run() {
   ::sigfillset(&all);
   ::pthread_sigmask(SIG_BLOCK, &all, nullptr);
   ::pthread_setname_np(::pthread_self(), "backend-link");
+  if (config_.confined) CHECK(confine_thread(ThreadKind::back_end).has_value());
   while (!readable(quit_.get())) turn();
 }
 
 void BackendLink::turn() {
   if (connection_ == nullptr && Clock::now() >= retry_at_) connect();
+  take_memory();
   apply();
   if (connection_ != nullptr) note_up();
   wait_for_events();
@@ -273,7 +289,8 @@ Result<void> BackendLink::publish_config() {
 void BackendLink::disconnect(const std::string& why) {
   if (!connection_->peer_is_gone()) cut_at_ = Clock::now();
   connection_.reset();
-  memory_shared_ = set_up_ = false;
+  regions_shared_ = 0;
+  set_up_ = false;
   restoring_ = true;
   running_.assign(running_.size(), false);
   {

@@ -44,9 +44,10 @@ struct BackendLinkConfig {
   BackendConnection::Timeouts timeouts{};
   // A connection came or went, for a control socket. From the link's thread; it must not call back.
   std::function<void(bool connected, const std::string& why)> on_change{};
+  bool confined = false;  // in a sandbox: the thread narrows what it may do
 };
 
-class BackendLink final : public VirtioBackend {
+class BackendLink final : public VirtioBackend, private RamUser {
  public:
   static constexpr std::chrono::milliseconds delay_min{10}, delay_max{1000};
 
@@ -91,6 +92,7 @@ class BackendLink final : public VirtioBackend {
 
   BackendLink(BackendLinkConfig config, const GuestRam& ram);
   void wake() const;
+  void memory_added() override;  // RamUser
 
   // backend_link.cpp: the thread, and connecting.
   void run();
@@ -117,6 +119,8 @@ class BackendLink final : public VirtioBackend {
   [[nodiscard]] bool let_go() const;
   base::Result<void> bring_to(const Wanted& wanted);
   base::Result<void> begin(const Wanted& wanted);
+  base::Result<void> share_memory();
+  void take_memory();
   base::Result<void> write_field(const Wanted& wanted);
   base::Result<void> start_ring(const Wanted& wanted, const VirtQueue& queue);
   base::Result<BackendConnection::Ring> place(const VirtQueue& queue, std::uint64_t features);
@@ -131,9 +135,10 @@ class BackendLink final : public VirtioBackend {
 
   // Of the thread.
   std::unique_ptr<BackendConnection> connection_;
-  bool memory_shared_ = false, set_up_ = false;  // this back-end has the memory, the features
-  std::vector<bool> running_;                    // by queue: this back-end was told to start it
-  std::vector<bool> begun_;  // by queue: a back-end was, since the driver set the queue up
+  std::size_t regions_shared_ = 0;  // this back-end has so much of the memory
+  bool set_up_ = false;             // and the features
+  std::vector<bool> running_;       // by queue: this back-end was told to start it
+  std::vector<bool> begun_;         // by queue: a back-end was, since the driver set the queue up
   std::uint64_t wanted_features_ = 0;  // as this back-end was told
   InflightMemory inflight_;
   bool restoring_ = false;  // a back-end before this one served the device
@@ -151,6 +156,7 @@ class BackendLink final : public VirtioBackend {
   DeviceShape shape_;  // queues and size of config never change
   Wanted wanted_;
   bool connected_ = false;
+  bool memory_new_ = false;  // not given to the back-end yet
 };
 
 }  // namespace millrace::vmm

@@ -157,10 +157,7 @@ Result<void> BackendLink::begin(const Wanted& wanted) {
     features &= ~virtio::wire::net_feature::mac | connection_->offer().features;
   }
   if (const auto ok = connection_->set_features(features); !ok) return ok;
-  if (!memory_shared_) {
-    if (const auto ok = connection_->share(ram_); !ok) return ok;
-    memory_shared_ = true;
-  }
+  if (const auto ok = share_memory(); !ok) return ok;
   if (const auto ok = connection_->share_inflight(inflight_, shape_.vrings, config_.queue_size);
       !ok) {
     return ok;
@@ -173,6 +170,27 @@ Result<void> BackendLink::begin(const Wanted& wanted) {
   }
   set_up_ = true;
   return wanted.field ? write_field(wanted) : Result<void>{};
+}
+
+// All of it, or what was added since.
+Result<void> BackendLink::share_memory() {
+  const auto memory = ram_.regions();
+  if (memory.size() == regions_shared_) return {};
+  if (const auto ok = connection_->share(memory, regions_shared_); !ok) return ok;
+  regions_shared_ = memory.size();
+  return {};
+}
+
+void BackendLink::take_memory() {
+  {
+    const std::lock_guard lock{mutex_};
+    if (!std::exchange(memory_new_, false)) return;
+  }
+  // A back-end that has none yet will be given all of it.
+  if (connection_ != nullptr && regions_shared_ != 0) {
+    if (const auto ok = share_memory(); !ok) disconnect(ok.error().message);
+  }
+  ram_.taken(*this);
 }
 
 // A "no" is the driver's to know: the field keeps its value.

@@ -9,6 +9,25 @@ namespace millrace::vmm {
 using base::fail;
 using base::Result;
 
+namespace {
+
+Result<void> open_once(std::shared_ptr<const BootFile>& file, const std::string& path,
+                       const char* what) {
+  if (file != nullptr || path.empty()) return {};
+  auto opened = BootFile::open(path, what);
+  if (!opened) return base::Unexpected{opened.error()};
+  file = std::make_shared<const BootFile>(*std::move(opened));
+  return {};
+}
+
+}  // namespace
+
+Result<void> keep_open(BootConfig& config) {
+  if (config.kernel.empty()) return fail("there is no kernel: name one");
+  if (auto ok = open_once(config.kernel_file, config.kernel, "kernel"); !ok) return ok;
+  return open_once(config.initrd_file, config.initrd, "initrd");
+}
+
 Result<KernelKind> identify_kernel(const BootFile& file) {
   constexpr std::size_t magic_at = 0x202;
   constexpr std::string_view elf{"\177ELF"}, bzimage{"HdrS"};
@@ -28,9 +47,10 @@ Result<KernelKind> identify_kernel(const BootFile& file) {
 }
 
 Result<EntryState> boot(const BootConfig& config, const AcpiImage& acpi, const GuestRam& ram) {
-  auto file = BootFile::open(config.kernel, "kernel");
-  if (!file) return base::Unexpected{file.error()};
-  const auto kind = identify_kernel(*file);
+  auto files = config;
+  if (auto ok = keep_open(files); !ok) return base::Unexpected{ok.error()};
+  const auto& file = *files.kernel_file;
+  const auto kind = identify_kernel(file);
   if (!kind) return base::Unexpected{kind.error()};
   write_gdt(ram);
   write_page_tables(ram);
@@ -38,8 +58,8 @@ Result<EntryState> boot(const BootConfig& config, const AcpiImage& acpi, const G
   const auto tables = ram.at(acpi.address, acpi.bytes.size());
   CHECK(tables.size() == acpi.bytes.size());
   std::memcpy(tables.data(), acpi.bytes.data(), acpi.bytes.size());
-  return *kind == KernelKind::elf ? boot_elf(config, *file, acpi, ram)
-                                  : boot_bzimage(config, *file, acpi, ram);
+  return *kind == KernelKind::elf ? boot_elf(files, file, acpi, ram)
+                                  : boot_bzimage(files, file, acpi, ram);
 }
 
 }  // namespace millrace::vmm

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "base/result.hpp"
@@ -20,7 +21,12 @@ struct BootConfig {
   std::string kernel;
   std::string initrd;  // empty: none
   std::string command_line;
+  // Kept open for one start after the other, by keep_open(). Null: boot() opens the paths.
+  std::shared_ptr<const BootFile> kernel_file{}, initrd_file{};
 };
+
+// Opens the files: from then on they are what boots, whatever becomes of the paths.
+[[nodiscard]] base::Result<void> keep_open(BootConfig& config);
 
 enum class KernelKind { bzimage, elf };
 

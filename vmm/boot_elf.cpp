@@ -145,7 +145,7 @@ Result<EntryState> boot_elf(const BootConfig& config, const BootFile& file, cons
     return base::Unexpected{ok.error()};
   }
   constexpr std::uint64_t initrd_last = 0x7fff'ffff;
-  const auto initrd = load_initrd(ram, config.initrd, end, initrd_last);
+  const auto initrd = load_initrd(ram, config.initrd_file.get(), end, initrd_last);
   if (!initrd) return base::Unexpected{initrd.error()};
   if (entry_32) {
     write_start_info(ram, *initrd, acpi.address);

@@ -1,11 +1,16 @@
 #include "vmm/boot_file.hpp"
 
 #include <fcntl.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
+#include "base/check.hpp"
 #include "base/error.hpp"
+#include "vmm/ram.hpp"
 
 namespace millrace::vmm {
 
@@ -38,6 +43,27 @@ Result<void> BootFile::read(std::uint64_t offset, std::span<std::byte> into) con
     if (got == 0) return fail("the " + label_ + " became shorter while it was read");
     into = into.subspan(static_cast<std::size_t>(got));
     offset += static_cast<std::uint64_t>(got);
+  }
+  return {};
+}
+
+Result<void> BootFile::load(std::uint64_t offset, std::uint64_t size, const GuestRam& ram,
+                            std::uint64_t address) const {
+  const auto into = ram.at(address, size);
+  CHECK(into.size() == size);
+  if (offset > size_ || size > size_ - offset) return read(offset, into);  // which says so
+  const auto region = std::ranges::find_if(ram.regions(), [address](const RamRegion& each) {
+    return address >= each.guest_address && address < each.end();
+  });
+  const auto at = region->file_offset + (address - region->guest_address);
+  auto from = static_cast<off_t>(offset);
+  const auto end = static_cast<off_t>(offset + size);
+  if (::lseek(region->file, static_cast<off_t>(at), SEEK_SET) < 0) return read(offset, into);
+  while (from < end) {
+    const auto sent =
+        ::sendfile(region->file, fd_.get(), &from, static_cast<std::size_t>(end - from));
+    // Pages of the hugetlb pool cannot be written so.
+    if (sent <= 0) return read(offset, into);
   }
   return {};
 }

@@ -10,6 +10,8 @@
 
 namespace millrace::vmm {
 
+class GuestRam;
+
 class BootFile {
  public:
   // `what` names it in errors: "kernel", "initrd".
@@ -20,6 +22,11 @@ class BootFile {
   [[nodiscard]] const std::string& label() const { return label_; }
   // All of `into`, from `offset`. Fails where the file ends before.
   base::Result<void> read(std::uint64_t offset, std::span<std::byte> into) const;
+  // [offset, offset + size) to guest address `address`, which lies in one region with all of it.
+  // From one file to the other in the kernel: half the time of read(), which meets a page fault a
+  // page. Before anybody else has the memory: its file's position is moved.
+  base::Result<void> load(std::uint64_t offset, std::uint64_t size, const GuestRam& ram,
+                          std::uint64_t address) const;
 
  private:
   BootFile() = default;

@@ -138,15 +138,14 @@ Result<EntryState> boot_bzimage(const BootConfig& config, const BootFile& file,
   const auto end = end_of(*image, file, ram);
   if (!end) return base::Unexpected{end.error()};
   const std::span<const std::byte> start{image->start};
-  const auto payload = ram.at(image->address, file.size() - image->payload);
-  auto ok = file.read(image->payload, payload);
+  auto ok = file.load(image->payload, file.size() - image->payload, ram, image->address);
   if (ok) {
     ok = write_command_line(ram, config.command_line,
                             field<std::uint32_t>(start, command_line_size_at));
   }
   if (!ok) return base::Unexpected{ok.error()};
   const auto initrd =
-      load_initrd(ram, config.initrd, *end, field<std::uint32_t>(start, initrd_last_at));
+      load_initrd(ram, config.initrd_file.get(), *end, field<std::uint32_t>(start, initrd_last_at));
   if (!initrd) return base::Unexpected{initrd.error()};
   // The header's own length is in the jump over it.
   const auto last =

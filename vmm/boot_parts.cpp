@@ -65,11 +65,9 @@ Result<void> write_command_line(const GuestRam& ram, const std::string& text, st
   return {};
 }
 
-Result<Loaded> load_initrd(const GuestRam& ram, const std::string& path, std::uint64_t after,
+Result<Loaded> load_initrd(const GuestRam& ram, const BootFile* file, std::uint64_t after,
                            std::uint64_t last) {
-  if (path.empty()) return Loaded{};
-  auto file = BootFile::open(path, "initrd");
-  if (!file) return base::Unexpected{file.error()};
+  if (file == nullptr) return Loaded{};
   if (file->size() == 0) return fail("the " + file->label() + " is empty");
   constexpr std::uint64_t page = 4096;
   const auto& memory = ram.regions().front();
@@ -82,7 +80,7 @@ Result<Loaded> load_initrd(const GuestRam& ram, const std::string& path, std::ui
                 " KiB of memory are left: give the guest more memory");
   }
   const auto address = (end - file->size()) / page * page;
-  if (auto ok = file->read(0, ram.at(address, file->size())); !ok) {
+  if (auto ok = file->load(0, file->size(), ram, address); !ok) {
     return base::Unexpected{ok.error()};
   }
   return Loaded{address, file->size()};

@@ -42,8 +42,8 @@ base::Result<void> write_command_line(const GuestRam& ram, const std::string& te
 struct Loaded {
   std::uint64_t address = 0, size = 0;
 };
-// As high as possible, at most up to `last`, above `after`. Size 0 where there is no initrd.
-base::Result<Loaded> load_initrd(const GuestRam& ram, const std::string& path, std::uint64_t after,
+// As high as possible, at most up to `last`, above `after`. Size 0 where there is no initrd (null).
+base::Result<Loaded> load_initrd(const GuestRam& ram, const BootFile* file, std::uint64_t after,
                                  std::uint64_t last);
 
 base::Result<EntryState> boot_bzimage(const BootConfig& config, const BootFile& file,

@@ -167,6 +167,25 @@ TEST_F(BootTest, AnElfIsEnteredByItsNoteOrAtItsEntry) {
   EXPECT_EQ(entry.instruction, 2 * mebibyte + 0x10);
 }
 
+TEST_F(BootTest, WhatIsKeptOpenBootsWhateverBecomesOfThePaths) {
+  BootConfig config{file("k", elf(2 * mebibyte, true)), file("i", "initrd"), "x"};
+  ASSERT_TRUE(keep_open(config));
+  std::filesystem::remove(config.kernel);
+  std::filesystem::remove(config.initrd);
+  file("i", "another");
+  for (int start = 0; start < 2; ++start) {
+    const auto state = boot(config, acpi, *ram);
+    ASSERT_TRUE(state) << state.error().message;
+    const auto module = at<std::uint64_t>(state->argument + 16);
+    EXPECT_EQ(at<std::uint64_t>(module + 8), 6u);
+    EXPECT_EQ(at<char>(at<std::uint64_t>(module)), 'i');
+  }
+  BootConfig absent{"/nowhere/vmlinuz", {}, {}};
+  const auto refused = keep_open(absent);
+  ASSERT_FALSE(refused);
+  expect_line(refused.error().message, "cannot open the kernel /nowhere/vmlinuz");
+}
+
 TEST_F(BootTest, WhatIsNoKernelIsOneClearLine) {
   expect_line(line("/nowhere/vmlinuz"), "cannot open the kernel /nowhere/vmlinuz");
   expect_line(line("/dev/zero"), "is no regular file");

@@ -26,6 +26,7 @@ namespace {
 
 constexpr std::chrono::milliseconds retry_period{10};
 constexpr std::size_t typed_max = 4096;
+constexpr std::string_view socket_prefix{"socket:"};
 
 void signal(const base::Fd& eventfd) {
   constexpr std::uint64_t one = 1;
@@ -46,8 +47,11 @@ Result<std::unique_ptr<Console>> Console::make(base::EventLoop& loop, const std:
   return console;
 }
 
+std::string Console::socket_path(const std::string& where) {
+  return where.starts_with(socket_prefix) ? where.substr(socket_prefix.size()) : std::string{};
+}
+
 Result<void> Console::open(const std::string& where, std::function<void()> quit) {
-  constexpr std::string_view socket_prefix{"socket:"};
   wake_ = base::Fd{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
   if (!wake_) return fail_errno("cannot make an eventfd");
   auto watch = loop_.watch(wake_.get(), EPOLLIN, [this](std::uint32_t) { on_wake(); });
@@ -55,7 +59,7 @@ Result<void> Console::open(const std::string& where, std::function<void()> quit)
   wake_watch_ = *std::move(watch);
   if (where == "none") return {};
   if (where == "-") return open_terminal(std::move(quit));
-  if (where.starts_with(socket_prefix)) return open_socket(where.substr(socket_prefix.size()));
+  if (where.starts_with(socket_prefix)) return open_socket(socket_path(where));
   return open_file(where);
 }
 

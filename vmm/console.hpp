@@ -36,6 +36,8 @@ class Console {
   static base::Result<std::unique_ptr<Console>> make(base::EventLoop& loop,
                                                      const std::string& where,
                                                      std::function<void()> quit);
+  // The path in "socket:PATH", empty for any other place.
+  static std::string socket_path(const std::string& where);
   ~Console();
   Console(const Console&) = delete;
   Console& operator=(const Console&) = delete;

@@ -37,12 +37,15 @@ DeviceKind kind_of(DeviceOption::Kind kind) {
 
 }  // namespace
 
-Result<MakeFunction> make_device(const DeviceOption& option, std::function<int()> cancel) {
+Result<MakeFunction> make_device(const DeviceOption& option, std::function<int()> cancel,
+                                 DeviceWatch watch) {
   VhostDeviceOptions options;
   options.socket = option.socket;
   options.queues = option.queues;
   options.queue_size = static_cast<std::uint16_t>(option.queue_size);
   options.wait = option.wait;
+  options.on_change = std::move(watch.changed);
+  options.confined = option.confined;
   if (!option.mac.empty()) {
     options.mac = parse_station(option.mac);
     if (!options.mac) {
@@ -52,13 +55,14 @@ Result<MakeFunction> make_device(const DeviceOption& option, std::function<int()
     }
   }
   const auto kind = kind_of(option.kind);
-  return MakeFunction{[options, kind, cancel = std::move(cancel)](
+  return MakeFunction{[options, kind, cancel = std::move(cancel), made = std::move(watch.made)](
                           Doorbells& doorbells, Interrupts& interrupts,
                           const GuestRam& ram) -> Result<std::unique_ptr<PciFunction>> {
     auto now = options;
     now.cancel = cancel();
     auto device = VhostDevice::make(kind, now, doorbells, interrupts, ram);
     if (!device) return base::Unexpected{device.error()};
+    if (made) made((*device)->queues());
     return std::unique_ptr<PciFunction>{*std::move(device)};
   }};
 }

@@ -61,6 +61,7 @@ using RouteList = KvmList<kvm_irq_routing_entry>;
 // As KVM_GET_SUPPORTED_CPUID and so on, with the size that KVM itself means.
 inline constexpr unsigned long get_supported_cpuid = _IOWR(KVMIO, 0x05, CpuidList::Header),
                                set_cpuid2 = _IOW(KVMIO, 0x90, CpuidList::Header),
+                               get_msrs = _IOWR(KVMIO, 0x88, MsrList::Header),
                                set_msrs = _IOW(KVMIO, 0x89, MsrList::Header),
                                set_gsi_routing = _IOW(KVMIO, 0x6a, RouteList::Header);
 

@@ -5,10 +5,13 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "vmm/kvm_cpuid.hpp"
 #include "vmm/machine.hpp"
@@ -172,14 +175,22 @@ TEST_F(MachineTest, EveryWayOfResettingIsAReset) {
   EXPECT_EQ(run(config_of(out_byte(0x505, 1) + halt)), Ending::panicked);
 }
 
+TEST_F(MachineTest, ACrashKernelIsToldAndNoEnd) {
+  auto config = config_of(out_byte(0x505, 2) + out_byte(0x505, 2) + power_off + halt);
+  std::atomic<int> told{0};
+  config.on_crash_loaded = [&told] { ++told; };
+  EXPECT_EQ(run(config), Ending::power_off);
+  EXPECT_EQ(told, 1);
+}
+
 TEST_F(MachineTest, ADoorbellIsAnEventfdAndNoExit) {
   auto config = config_of(
       // mov eax, 0xd0000000; mov [rax], eax
       std::string{"\xb8\x00\x00\x00\xd0\x89\x00", 7} + power_off + halt);
   const base::Fd eventfd{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
   std::unique_ptr<MsiVector> vector;
-  config.functions.emplace_back([&](Doorbells& doorbells, Interrupts& interrupts,
-                                    const GuestRam&) -> base::Result<std::unique_ptr<PciFunction>> {
+  const auto make = [&](Doorbells& doorbells, Interrupts& interrupts,
+                        const GuestRam&) -> base::Result<std::unique_ptr<PciFunction>> {
     EXPECT_TRUE(doorbells.assign(bell, 0, eventfd.get()));
     EXPECT_FALSE(doorbells.assign(bell, 0, eventfd.get()));
     doorbells.remove(bell + 8, 4, eventfd.get());  // there is none
@@ -198,7 +209,8 @@ TEST_F(MachineTest, ADoorbellIsAnEventfdAndNoExit) {
     EXPECT_FALSE(vector->pending());
     vector.reset();
     return std::make_unique<PciFunction>(PciIdentity{.vendor = 1, .device = 1});
-  });
+  };
+  config.functions.push_back({"bell", make});
   EXPECT_EQ(run(config), Ending::power_off);
   std::uint64_t count = 0;
   EXPECT_EQ(::read(eventfd.get(), &count, sizeof count), 8);
@@ -216,6 +228,126 @@ TEST_F(MachineTest, StopsWhileItRunsAndWithVcpusThatNeverStarted) {
   EXPECT_FALSE(Machine::make(*system, config, {}));
   config.cpus = cpus_max + 1;
   EXPECT_FALSE(Machine::make(*system, config, {}));
+}
+
+// Counts at 3 MiB, for ever.
+class PausedTest : public MachineTest {
+ protected:
+  void SetUp() override {
+    MachineTest::SetUp();
+    if (IsSkipped()) return;
+    // inc qword [0x300000], and again
+    config = config_of({"\x48\xff\x04\x25\x00\x00\x30\x00\xeb\xf6", 10});
+    config.cpus = 2;  // the second one never starts
+  }
+  void make() {
+    auto made = Machine::make(*system, config, {});
+    ASSERT_TRUE(made) << made.error().message;
+    machine = *std::move(made);
+    ASSERT_TRUE(machine->start());
+  }
+  [[nodiscard]] std::uint64_t count() const {
+    auto* const word = reinterpret_cast<std::uint64_t*>(machine->ram().at(0x30'0000, 8).data());
+    return std::atomic_ref{*word}.load();
+  }
+  void wait_beyond(std::uint64_t than) {
+    while (count() <= than) std::this_thread::yield();
+  }
+
+  MachineConfig config;
+  std::unique_ptr<Machine> machine;
+};
+
+TEST_F(PausedTest, StandsStillUntilItIsResumed) {
+  make();
+  for (int round = 0; round < 50; ++round) {
+    wait_beyond(count());
+    machine->pause();
+    const auto before = count();
+    const auto states = machine->cpu_states();
+    ASSERT_TRUE(states) << states.error().message;
+    ASSERT_EQ(states->size(), 2u);
+    EXPECT_GE(states->front().rip, address);
+    EXPECT_LT(states->front().rip, address + 10);
+    EXPECT_NE(states->front().cr[0], 0u);
+    EXPECT_NE(states->front().cs.flags, 0u);
+    std::this_thread::sleep_for(std::chrono::milliseconds{1});
+    EXPECT_EQ(count(), before);
+    machine->resume();
+    wait_beyond(before);
+  }
+  for (const int thread : machine->thread_ids()) EXPECT_GT(thread, 0);
+  machine->pause();
+  machine.reset();
+}
+
+TEST_F(PausedTest, MayStartSo) {
+  config.paused = true;
+  make();
+  machine->pause();
+  EXPECT_EQ(count(), 0u);
+  machine->resume();
+  wait_beyond(0);
+  machine->stop();
+  EXPECT_TRUE(machine->cpu_states()) << "registers of a machine that has ended, for a dump";
+}
+
+// mov dx, PORT; in al, dx; and what to do with it
+std::string in_byte(std::uint16_t port, const std::string& more) {
+  const std::array<char, 5> code{0x66, static_cast<char>(0xba), static_cast<char>(port & 0xff),
+                                 static_cast<char>(port >> 8), static_cast<char>(0xec)};
+  return std::string{code.data(), code.size()} + more;
+}
+
+// The guest waits for three vCPUs and for the event of new memory, and looks how large that is.
+TEST_F(MachineTest, TellsTheGuestOfWhatIsAdded) {
+  auto config = config_of(in_byte(0xa00, {"\x3c\x03\x75\xfb", 4}) +  // cmp al, 3; jne: again
+                          in_byte(0x603, {"\xa8\x04\x74\xfb", 4}) +  // test al, 4; jz: again
+                          in_byte(0xb04, {"\x3c\x02\x74\x07", 4}) +  // cmp al, 2; je: power off
+                          out_byte(0xcf9, 6) + power_off + halt);
+  config.cpus_most = 3;
+  config.ram.bytes_most = config.ram.bytes + (512 << 20);
+  config.ram.slots = 1;
+  auto machine = Machine::make(*system, config, {});
+  ASSERT_TRUE(machine) << machine.error().message;
+  EXPECT_FALSE((*machine)->add_cpus(1)) << "it does not run";
+  EXPECT_FALSE((*machine)->add_memory(128 << 20)) << "it does not run";
+  ASSERT_TRUE((*machine)->start());
+  EXPECT_FALSE((*machine)->add_cpus(0));
+  EXPECT_TRUE((*machine)->add_cpus(2));
+  EXPECT_EQ((*machine)->add_cpus(1).error().message,
+            "the guest has 3 vCPUs and room for 0 more: start it with --cpus 3,max=N");
+  EXPECT_FALSE((*machine)->add_memory(1 << 20));
+  EXPECT_TRUE((*machine)->add_memory(256 << 20));
+  EXPECT_FALSE((*machine)->add_memory(128 << 20)) << "there is one slot";
+  pollfd poll{(*machine)->ended_fd(), POLLIN, 0};
+  ASSERT_EQ(::poll(&poll, 1, 60'000), 1);
+  EXPECT_EQ((*machine)->ending(), Ending::power_off);
+  EXPECT_FALSE((*machine)->add_cpus(1)) << "it has ended";
+  // The next machine of the same guest begins with it.
+  config.cpus = (*machine)->cpus();
+  config.memory_added = (*machine)->memory_added();
+  machine->reset();
+  const auto next = Machine::make(*system, config, {});
+  ASSERT_TRUE(next) << next.error().message;
+  EXPECT_EQ((*next)->cpus(), 3u);
+  EXPECT_EQ((*next)->memory_added(), std::vector<std::uint64_t>{256 << 20});
+}
+
+TEST_F(MachineTest, AProcessorModelIsWholeOrRefused) {
+  auto config = config_of(power_off + halt);
+  for (const auto* const model : cpu_models()) {
+    config.cpu_model = model;
+    const auto leaves = processor_cpuid(*system, model);
+    if (leaves) {
+      EXPECT_EQ(run(config), Ending::power_off);
+    } else {
+      const auto machine = Machine::make(*system, config, {});
+      ASSERT_FALSE(machine);
+      EXPECT_EQ(machine.error().message, leaves.error().message);
+      EXPECT_TRUE(leaves.error().message.starts_with("--cpu " + std::string{model->name} + ": "));
+    }
+  }
 }
 
 }  // namespace

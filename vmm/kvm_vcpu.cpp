@@ -45,6 +45,7 @@ Result<std::unique_ptr<KvmVcpu>> KvmVcpu::make(const KvmSystem& system, const Kv
   // CPUID comes first: it decides which of the other registers there are.
   auto ok = vcpu->set_cpuid(supported, index, count, deadline);
   if (ok) ok = vcpu->set_registers_of_state();
+  if (ok) ok = vcpu->make_known();
   if (!ok) return base::Unexpected{ok.error()};
   return vcpu;
 }
@@ -76,8 +77,23 @@ Result<void> KvmVcpu::set_registers_of_state() {
   return {};
 }
 
+// KVM looks up in a table which vCPU a message is for, and made it when this one was not there yet.
+// A local APIC that is written makes it make another; others may run meanwhile.
+Result<void> KvmVcpu::make_known() {
+  kvm_lapic_state apic{};
+  if (::ioctl(fd_.get(), KVM_GET_LAPIC, &apic) == 0 &&
+      ::ioctl(fd_.get(), KVM_SET_LAPIC, &apic) == 0) {
+    return {};
+  }
+  return fail_errno("KVM refuses a vCPU's local APIC");
+}
+
 void KvmVcpu::kick() {
   std::atomic_ref{run_->immediate_exit}.store(1);
+}
+
+void KvmVcpu::unkick() {
+  std::atomic_ref{run_->immediate_exit}.store(0);
 }
 
 KvmVcpu::Exit KvmVcpu::run() {

@@ -11,6 +11,7 @@
 #include "base/fd.hpp"
 #include "base/result.hpp"
 #include "vmm/bus.hpp"
+#include "vmm/cpu_state.hpp"
 #include "vmm/entry_state.hpp"
 #include "vmm/ioapic.hpp"
 #include "vmm/kvm_cpuid.hpp"
@@ -52,6 +53,15 @@ class KvmVcpu {
   // The next (or present) run() comes back as soon as a signal reaches its thread; a run() that
   // begins after this comes back at once.
   void kick();
+  // Takes a kick() back, which its thread does once it has seen it.
+  void unkick();
+  // The host's number of the thread that runs it; 0: none does. For people.
+  [[nodiscard]] int thread_id() const { return thread_id_.load(); }
+  void set_thread_id(int id) { thread_id_.store(id); }
+  // While it stands still, from any thread.
+  [[nodiscard]] base::Result<CpuState> state() const;
+  // Tells the guest's clock that it stood still, so that its watchdogs do not bark.
+  void note_pause() const;
   [[nodiscard]] const std::string& why() const { return why_; }
 
  private:
@@ -59,6 +69,7 @@ class KvmVcpu {
   base::Result<void> set_cpuid(std::span<const kvm_cpuid_entry2> supported, unsigned index,
                                unsigned count, bool tsc_deadline);
   base::Result<void> set_registers_of_state();
+  base::Result<void> make_known();
   Exit handle();
   void handle_port();
   void handle_memory();
@@ -69,6 +80,7 @@ class KvmVcpu {
   kvm_run* run_ = nullptr;
   std::size_t run_size_ = 0;
   std::string why_;
+  std::atomic<int> thread_id_{0};
 };
 
 }  // namespace millrace::vmm

@@ -44,17 +44,22 @@ Result<void> KvmVm::set_up(const GuestRam& ram) {
   if (::ioctl(fd(), KVM_ENABLE_CAP, &split) != 0) {
     return fail_errno("KVM refuses a split irqchip");
   }
-  std::uint32_t slot = 0;
   for (const auto& region : ram.regions()) {
-    kvm_userspace_memory_region memory{};
-    memory.slot = slot++;
-    memory.guest_phys_addr = region.guest_address;
-    memory.memory_size = region.size;
-    memory.userspace_addr = reinterpret_cast<std::uintptr_t>(region.host);
-    if (::ioctl(fd(), KVM_SET_USER_MEMORY_REGION, &memory) != 0) {
-      return fail_errno("KVM refuses the guest's memory");
-    }
+    if (auto ok = add_memory(region); !ok) return ok;
   }
+  return {};
+}
+
+Result<void> KvmVm::add_memory(const RamRegion& region) {
+  kvm_userspace_memory_region memory{};
+  memory.slot = memory_slots_;
+  memory.guest_phys_addr = region.guest_address;
+  memory.memory_size = region.size;
+  memory.userspace_addr = reinterpret_cast<std::uintptr_t>(region.host);
+  if (::ioctl(fd(), KVM_SET_USER_MEMORY_REGION, &memory) != 0) {
+    return fail_errno("KVM refuses the guest's memory");
+  }
+  ++memory_slots_;
   return {};
 }
 

@@ -21,6 +21,8 @@ class KvmVm final : public Doorbells {
   static base::Result<KvmVm> make(const KvmSystem& system, const GuestRam& ram);
 
   [[nodiscard]] int fd() const { return fd_.get(); }
+  // Memory that stays mapped while the machine runs. Thread: one.
+  base::Result<void> add_memory(const RamRegion& region);
   // Doorbells.
   base::Result<void> assign(std::uint64_t guest_address, unsigned length, int eventfd) override;
   void remove(std::uint64_t guest_address, unsigned length, int eventfd) override;
@@ -32,6 +34,7 @@ class KvmVm final : public Doorbells {
   base::Result<void> set_up(const GuestRam& ram);
 
   base::Fd fd_;
+  std::uint32_t memory_slots_ = 0;
 };
 
 }  // namespace millrace::vmm

@@ -4,10 +4,12 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "base/error.hpp"
 #include "base/log.hpp"
+#include "vmm/sandbox.hpp"
 
 namespace millrace::vmm {
 
@@ -40,8 +42,9 @@ unsigned physical_bits(const std::vector<kvm_cpuid_entry2>& leaves) {
 
 }  // namespace
 
-Machine::Machine(GuestRam ram, KvmVm vm, MemoryWindow high_window)
-    : ram_{std::move(ram)},
+Machine::Machine(GuestRam ram, KvmVm vm, MemoryWindow high_window, Processors processors)
+    : processors_{std::move(processors)},
+      ram_{std::move(ram)},
       vm_{std::move(vm)},
       power_{[this](GuestEvent event) { on_guest_event(event); },
              [this](bool high) { ioapic_.set_line(power_pin, high); }},
@@ -52,27 +55,40 @@ Machine::Machine(GuestRam ram, KvmVm vm, MemoryWindow high_window)
 Result<std::unique_ptr<Machine>> Machine::make(const KvmSystem& system, const MachineConfig& config,
                                                const std::vector<Console*>& consoles) {
   const auto most = std::min(cpus_max, system.vcpus_max());
-  if (config.cpus == 0 || config.cpus > most) {
+  const auto cpus = std::max(config.cpus, config.cpus_most);
+  if (config.cpus == 0 || cpus > most) {
     return fail("a guest has 1 to " + std::to_string(most) + " vCPUs here, not " +
-                std::to_string(config.cpus));
+                std::to_string(cpus));
   }
   auto ram = GuestRam::make(config.ram);
   if (!ram) return base::Unexpected{ram.error()};
-  auto supported = supported_cpuid(system);
-  if (!supported) return base::Unexpected{supported.error()};
-  const auto window = choose_high_window(*ram, physical_bits(*supported));
+  auto leaves = processor_cpuid(system, config.cpu_model);
+  if (!leaves) return base::Unexpected{leaves.error()};
+  const auto window = choose_high_window(*ram, physical_bits(*leaves));
   if (!window) return base::Unexpected{window.error()};
-  const auto acpi = make_acpi({config.cpus, *window});
+  const auto acpi = make_acpi({.cpus = config.cpus,
+                               .high_window = *window,
+                               .buses = 1 + config.ports,
+                               .cpus_most = cpus,
+                               .memory_slots = config.ram.slots});
   if (!acpi) return base::Unexpected{acpi.error()};
   const auto entry = vmm::boot(config.boot, *acpi, *ram);
   if (!entry) return base::Unexpected{entry.error()};
   auto vm = KvmVm::make(system, *ram);
   if (!vm) return base::Unexpected{vm.error()};
 
-  std::unique_ptr<Machine> machine{new Machine{*std::move(ram), *std::move(vm), *window}};
+  Processors processors{system, *std::move(leaves), cpus};
+  std::unique_ptr<Machine> machine{
+      new Machine{*std::move(ram), *std::move(vm), *window, std::move(processors)}};
+  machine->on_crash_loaded_ = config.on_crash_loaded;
+  if (config.paused) machine->gate_.close();
+  machine->confined_ = config.confined;
   auto ok = machine->add_platform(consoles);
-  if (ok) ok = machine->add_functions(config);
-  if (ok) ok = machine->add_vcpus(system, *supported, config.cpus);
+  if (ok) ok = machine->add_pci(config);
+  if (ok) ok = machine->make_vcpus(config.cpus);
+  for (std::size_t i = 0; ok && i < config.memory_added.size(); ++i) {
+    ok = machine->give_memory(config.memory_added[i]);
+  }
   if (ok) ok = machine->vcpus_.front()->set_entry(*entry);
   if (!ok) return base::Unexpected{ok.error()};
   return machine;
@@ -85,6 +101,7 @@ Result<void> Machine::add_platform(const std::vector<Console*>& consoles) {
   consoles_ = consoles;
   auto ok = memory_.map(Ioapic::base_address, Ioapic::size, ioapic_);
   if (ok) ok = ports_.map(PowerPorts::port, PowerPorts::size, power_);
+  if (ok) ok = ports_.map(HotplugPorts::port, HotplugPorts::size, hotplug_);
   if (ok) ok = ports_.map(KeyboardReset::port, 1, keyboard_);
   if (ok) ok = ports_.map(PanicPort::port, 1, panic_);
   for (std::size_t i = 0; ok && i < consoles.size(); ++i) {
@@ -100,28 +117,18 @@ Result<void> Machine::add_platform(const std::vector<Console*>& consoles) {
       return serial->receive(bytes);
     });
   }
-  if (ok) ok = pci_.start();
   return ok;
 }
 
-Result<void> Machine::add_functions(const MachineConfig& config) {
-  unsigned slot = 1;
-  for (const auto& make : config.functions) {
-    auto function = make(vm_, interrupts_, ram_);
-    if (!function) return base::Unexpected{function.error()};
-    if (auto ok = pci_.plug(slot, *std::move(function)); !ok) return ok;
-    ++slot;
-  }
-  return {};
-}
-
-Result<void> Machine::add_vcpus(const KvmSystem& system,
-                                const std::vector<kvm_cpuid_entry2>& supported, unsigned count) {
+Result<void> Machine::make_vcpus(unsigned count) {
   for (unsigned i = 0; i < count; ++i) {
-    auto vcpu = KvmVcpu::make(system, vm_, supported, i, count, {ports_, memory_, ioapic_});
+    const auto index = static_cast<unsigned>(vcpus_.size());
+    auto vcpu = KvmVcpu::make(processors_.system, vm_, processors_.leaves, index, processors_.most,
+                              {ports_, memory_, ioapic_});
     if (!vcpu) return base::Unexpected{vcpu.error()};
     vcpus_.push_back(*std::move(vcpu));
   }
+  hotplug_.set_cpus(static_cast<unsigned>(vcpus_.size()));
   return {};
 }
 
@@ -132,24 +139,43 @@ Machine::~Machine() {
 
 Result<void> Machine::start() {
   install_kick_handler();
-  for (const auto& vcpu : vcpus_) {
-    threads_.emplace_back([this, &vcpu = *vcpu] { run_vcpu(vcpu); });
-    const auto name = "vcpu " + std::to_string(threads_.size() - 1);
-    ::pthread_setname_np(threads_.back().native_handle(), name.c_str());
-  }
+  started_.store(true);
+  start_vcpus();
   return {};
 }
 
-void Machine::run_vcpu(KvmVcpu& vcpu) {
+// Those that have no thread yet.
+void Machine::start_vcpus() {
+  while (threads_.size() < vcpus_.size()) {
+    const auto index = static_cast<unsigned>(threads_.size());
+    threads_.emplace_back([this, &vcpu = *vcpus_[index], index] { run_vcpu(vcpu, index); });
+  }
+}
+
+void Machine::run_vcpu(KvmVcpu& vcpu, unsigned index) {
+  // By the thread itself: another thread's name is a file.
+  ::pthread_setname_np(::pthread_self(), ("vcpu " + std::to_string(index)).c_str());
   sigset_t kick;
   ::sigemptyset(&kick);
   ::sigaddset(&kick, kick_signal());
   ::pthread_sigmask(SIG_UNBLOCK, &kick,
                     nullptr);  // whoever started this process may have blocked it
+  vcpu.set_thread_id(::gettid());
+  const VcpuGate::Visitor visitor{gate_};
+  visitor.pass();
+  if (confined_) {
+    if (auto ok = confine_thread(ThreadKind::vcpu); !ok) {
+      return end(Ending::failed, ok.error().message);
+    }
+  }
   while (!stopping_.load()) {
     switch (vcpu.run()) {
       case KvmVcpu::Exit::go_on:
+        break;
       case KvmVcpu::Exit::kicked:
+        // In this order: a kick that comes after it finds the gate closed already, and stays.
+        vcpu.unkick();
+        visitor.pass();
         break;
       case KvmVcpu::Exit::shutdown:
       case KvmVcpu::Exit::reset:
@@ -160,13 +186,47 @@ void Machine::run_vcpu(KvmVcpu& vcpu) {
   }
 }
 
-void Machine::stop() {
-  stopping_.store(true);
-  // A thread that is about to enter the guest comes back at once; one that is in it is signalled.
+// A thread that is about to enter the guest comes back at once; one that is in it is signalled.
+void Machine::kick_vcpus() {
   for (const auto& vcpu : vcpus_) vcpu->kick();
   for (auto& thread : threads_) ::pthread_kill(thread.native_handle(), kick_signal());
+}
+
+void Machine::stop() {
+  stopping_.store(true);
+  kick_vcpus();
+  gate_.open();
   for (auto& thread : threads_) thread.join();
   threads_.clear();
+}
+
+void Machine::pause() {
+  gate_.close();
+  kick_vcpus();
+  gate_.wait_until_still();
+  clock_.hold();
+}
+
+void Machine::resume() {
+  clock_.release();
+  for (const auto& vcpu : vcpus_) vcpu->note_pause();
+  gate_.open();
+}
+
+Result<std::vector<CpuState>> Machine::cpu_states() {
+  std::vector<CpuState> states;
+  for (const auto& vcpu : vcpus_) {
+    auto state = vcpu->state();
+    if (!state) return base::Unexpected{state.error()};
+    states.push_back(*state);
+  }
+  return states;
+}
+
+std::vector<int> Machine::thread_ids() const {
+  std::vector<int> ids;
+  for (const auto& vcpu : vcpus_) ids.push_back(vcpu->thread_id());
+  return ids;
 }
 
 void Machine::on_guest_event(GuestEvent event) {
@@ -180,6 +240,7 @@ void Machine::on_guest_event(GuestEvent event) {
     case GuestEvent::crash_loaded:
       if (!crash_said_.exchange(true)) {
         spdlog::warn("the guest's kernel panicked and runs its crash kernel");
+        if (on_crash_loaded_) on_crash_loaded_();
       }
       return;
   }

@@ -8,6 +8,6 @@ int main(int argc, char** argv) {
   int status = 0;
   const auto options = millrace::vmm::parse_options(argc, argv, status);
   if (!options) return status;
-  millrace::base::set_up_log(options->log_level.c_str());
+  millrace::base::set_up_log(options->log_level.c_str(), options->name);
   return millrace::vmm::Program{*options}.run();
 }

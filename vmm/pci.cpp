@@ -102,6 +102,10 @@ PciFunction::BarInfo PciFunction::bar(unsigned index) const {
   return {bars_[index].size, bar_address(index), bars_[index].wide};
 }
 
+bool PciFunction::is_bus_master() const {
+  return (config_at<std::uint16_t>(command_at) & command_bus_master) != 0;
+}
+
 void PciFunction::assign_bar(unsigned index, std::uint64_t address) {
   CHECK(index < bars && bars_[index].size != 0 && address % bars_[index].size == 0);
   const auto at = bar_at + 4 * index;
@@ -111,11 +115,12 @@ void PciFunction::assign_bar(unsigned index, std::uint64_t address) {
   update_mappings();
 }
 
-void PciFunction::set_memory_bus(Bus* bus) {
+void PciFunction::set_memory_bus(Bus* bus, const PciGate* gate) {
   if (bus_ != nullptr) {
     for (unsigned i = 0; i < bars; ++i) unmap_bar(i);
   }
   bus_ = bus;
+  gate_ = gate;
   update_mappings();
 }
 
@@ -135,8 +140,9 @@ void PciFunction::update_mappings() {
     auto& bar = bars_[i];
     if (bar.size == 0) continue;
     const auto address = bar_address(i);
-    if (bar.mapped && (!enabled || bar.mapped_at != address)) unmap_bar(i);
-    if (!enabled || bar.mapped || address == 0) continue;
+    const bool answers = enabled && (gate_ == nullptr || gate_->forwards(address, bar.size));
+    if (bar.mapped && (!answers || bar.mapped_at != address)) unmap_bar(i);
+    if (!answers || bar.mapped || address == 0) continue;
     if (!bus_->map(address, bar.size, *bar.device)) continue;
     bar.mapped = true;
     bar.mapped_at = address;
@@ -144,9 +150,17 @@ void PciFunction::update_mappings() {
   }
 }
 
+void PciFunction::reset() {
+  for (std::size_t i = 0; i < config_size; ++i) config_[i] &= ~writable_[i];
+  update_mappings();
+  config_written(0, config_size);
+  device_reset();
+}
+
 void PciFunction::bar_mapped(unsigned, std::uint64_t) {}
 void PciFunction::bar_unmapped(unsigned, std::uint64_t) {}
 void PciFunction::config_written(std::uint32_t, std::size_t) {}
 void PciFunction::config_about_to_be_read(std::uint32_t, std::size_t) {}
+void PciFunction::device_reset() {}
 
 }  // namespace millrace::vmm

@@ -24,6 +24,14 @@ struct PciIdentity {
   std::uint16_t subsystem_vendor = 0, subsystem = 0;
 };
 
+// What lies between a function and the memory bus: the windows of a bridge.
+class PciGate {
+ public:
+  virtual ~PciGate() = default;
+  // Whether accesses to all of these bytes come through now.
+  [[nodiscard]] virtual bool forwards(std::uint64_t address, std::uint64_t size) const = 0;
+};
+
 class PciFunction {
  public:
   static constexpr std::size_t config_size = 4096;
@@ -39,8 +47,12 @@ class PciFunction {
   void config_write(std::uint32_t offset, std::span<const std::byte> data);
 
   // Memory bus on which enabled BARs are mapped, given when the function is put into its slot.
-  // Called by PciRoot; nullptr takes the mappings away.
-  void set_memory_bus(Bus* bus);
+  // Called by PciRoot; nullptr takes the mappings away. `gate` outlives the stay; none: no bridge.
+  void set_memory_bus(Bus* bus, const PciGate* gate = nullptr);
+  // The gate forwards something else than before.
+  void gate_changed() { update_mappings(); }
+  // A reset of the bus: all that a guest wrote is gone, and the device stands as it was made.
+  void reset();
   // What the platform gave this BAR; the guest may move it.
   void assign_bar(unsigned index, std::uint64_t address);
   struct BarInfo {
@@ -48,6 +60,8 @@ class PciFunction {
     bool wide = false;  // 64 bits: takes the next slot too
   };
   [[nodiscard]] BarInfo bar(unsigned index) const;  // size 0: there is none
+  // The guest's driver has made it one.
+  [[nodiscard]] bool is_bus_master() const;
 
  protected:
   // Memory BAR; `size` a power of two, 4 KiB at least; `wide`: 64 bits, prefetchable.
@@ -71,6 +85,8 @@ class PciFunction {
   virtual void config_written(std::uint32_t offset, std::size_t size);
   // Before a guest reads [offset, offset + size): refresh what is computed on demand.
   virtual void config_about_to_be_read(std::uint32_t offset, std::size_t size);
+  // The rest of a reset, after configuration space.
+  virtual void device_reset();
 
  private:
   struct Bar {
@@ -88,6 +104,7 @@ class PciFunction {
   std::uint16_t next_capability_ = 0x40;
   std::uint8_t last_capability_ = 0;
   Bus* bus_ = nullptr;
+  const PciGate* gate_ = nullptr;
 };
 
 template <class T>

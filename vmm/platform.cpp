@@ -16,10 +16,7 @@ constexpr std::uint64_t window_alignment = 32 * gibibyte, window_max = 64 * gibi
 }  // namespace
 
 Result<MemoryWindow> choose_high_window(const GuestRam& ram, unsigned physical_bits) {
-  std::uint64_t top = GuestRam::hole_end;
-  for (const auto& region : ram.regions()) {
-    top = std::max(top, region.guest_address + region.size);
-  }
+  const auto top = std::max(GuestRam::hole_end, ram.end_of_all());
   const std::uint64_t limit = 1ull << std::clamp(physical_bits, 32u, 52u);
   const auto start = (top + window_alignment - 1) / window_alignment * window_alignment;
   if (start >= limit || limit - start < window_alignment) {

@@ -33,9 +33,15 @@ inline constexpr std::uint64_t command_line_max = 0x1'0000;
 struct Platform {
   unsigned cpus = 1;
   MemoryWindow high_window;  // for 64-bit BARs
+  // PCI buses that are there. A kernel looks into every slot of every bus that it is told of and
+  // found no bridge to, so it is told of no more.
+  unsigned buses = 1;
+  unsigned cpus_most = 0;     // with those that may be added; 0: none
+  unsigned memory_slots = 0;  // for memory that may be added
 };
 
 inline constexpr unsigned cpus_max = 64;
+inline constexpr unsigned memory_slots_max = GuestRam::slots_max;
 
 // The window for 64-bit BARs: above all RAM, and below what a processor with that many physical
 // address bits can reach. Fails where there is no room.

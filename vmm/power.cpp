@@ -12,8 +12,8 @@ constexpr std::byte pull_reset{0xfe};
 
 }  // namespace
 
-void PowerPorts::press_power_button() {
-  events_.fetch_or(event_power_button);
+void PowerPorts::raise(std::uint8_t event) {
+  events_.fetch_or(event);
   interrupt_(true);
   interrupt_(false);
 }

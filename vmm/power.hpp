@@ -26,13 +26,16 @@ class PowerPorts final : public BusDevice {
   static constexpr std::uint64_t size = 4;
   static constexpr std::uint16_t sleep_control = 0, sleep_status = 1, events = 3;  // offsets
   static constexpr std::uint8_t sleep_type_off = 5;
-  static constexpr std::uint8_t event_power_button = 1 << 0;
+  static constexpr std::uint8_t event_power_button = 1 << 0, event_cpus = 1 << 1,
+                                event_memory = 1 << 2;
 
   // `interrupt` is an edge: high, then low.
   PowerPorts(GuestEventHandler handler, std::function<void(bool high)> interrupt)
       : handler_{std::move(handler)}, interrupt_{std::move(interrupt)} {}
 
-  void press_power_button();
+  void press_power_button() { raise(event_power_button); }
+  // Tells the guest of an event. Thread: any.
+  void raise(std::uint8_t event);
 
   void read(std::uint64_t offset, std::span<std::byte> data) override;
   void write(std::uint64_t offset, std::span<const std::byte> data) override;

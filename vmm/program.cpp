@@ -1,14 +1,18 @@
 #include "vmm/program.hpp"
 
 #include <sys/epoll.h>
+#include <sys/resource.h>
 
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
+#include <utility>
 
 #include "base/error.hpp"
 #include "base/log.hpp"
 #include "vmm/device_options.hpp"
 #include "vmm/memory_error.hpp"
+#include "vmm/sandbox.hpp"
 
 namespace millrace::vmm {
 
@@ -36,15 +40,21 @@ int status_of(Ending ending) {
 
 // A kernel of Linux's own kind needs a processor that runs guests; others may be small enough for
 // KVM to interpret.
-Result<void> check_kernel(const KvmSystem& system, const BootConfig& boot) {
-  const auto file = BootFile::open(boot.kernel, "kernel");
-  if (!file) return base::Unexpected{file.error()};
-  const auto kind = identify_kernel(*file);
+Result<void> check_kernel(const KvmSystem& system, const BootFile& file) {
+  const auto kind = identify_kernel(file);
   if (!kind) return base::Unexpected{kind.error()};
   auto hardware = system.can_run_stock_kernels();
   if (hardware || *kind == KernelKind::bzimage) return hardware;
   spdlog::warn("{}", hardware.error().message);
   return {};
+}
+
+// A device takes a dozen descriptors and more for its queues, and many a shell allows 1024.
+void allow_all_descriptors() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 }  // namespace
@@ -57,16 +67,25 @@ int Program::run() {
 }
 
 Result<int> Program::run_all() {
-  const auto config = make_config();
-  if (!config) return base::Unexpected{config.error()};
+  // A guest that starts again gets the same files, whatever has become of their paths.
+  if (auto ok = keep_open(boot_); !ok) return base::Unexpected{ok.error()};
+  cpus_ = options_.cpus;
+  for (const auto& device : options_.devices) devices_.push_back({.option = device});
+  if (const auto config = make_config(); !config) return base::Unexpected{config.error()};
   const auto system = KvmSystem::open();
   if (!system) return base::Unexpected{system.error()};
-  if (auto ok = check_kernel(*system, options_.boot); !ok) return base::Unexpected{ok.error()};
+  if (auto ok = check_kernel(*system, *boot_.kernel_file); !ok) {
+    return base::Unexpected{ok.error()};
+  }
   if (auto ok = set_up(); !ok) return base::Unexpected{ok.error()};
+  if (auto ok = shut_in(); !ok) return base::Unexpected{ok.error()};
   for (;;) {
+    const auto config = make_config();
+    if (!config) return base::Unexpected{config.error()};
     const auto ending = run_once(*system, *config);
     if (!ending) return base::Unexpected{ending.error()};
-    const bool again = *ending == Ending::reset && options_.restart && !asked_to_stop_;
+    const bool wanted = std::exchange(reset_wanted_, false);
+    const bool again = *ending == Ending::reset && (options_.restart || wanted) && !asked_to_stop_;
     if (!again) return status_of(*ending);
     spdlog::info("the guest starts again");
   }
@@ -79,12 +98,14 @@ Result<void> Program::set_up() {
   // Every thread made from here on has them blocked too.
   ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
+  allow_all_descriptors();
   end_on_memory_error();
   signals_ = base::Fd{::signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC)};
   if (!signals_) return fail_errno("cannot make a signalfd");
   auto watch = loop_.watch(signals_.get(), EPOLLIN, [this](std::uint32_t) { on_signal(); });
   if (!watch) return base::Unexpected{watch.error()};
   signal_watch_ = *std::move(watch);
+  if (auto ok = set_up_control(); !ok) return ok;
   for (const auto& where : options_.consoles) {
     auto console = Console::make(loop_, where, [this] { ask_to_stop(); });
     if (!console) return base::Unexpected{console.error()};
@@ -98,13 +119,42 @@ Result<void> Program::set_up() {
   return {};
 }
 
-Result<MachineConfig> Program::make_config() const {
-  MachineConfig config{options_.boot, options_.ram, options_.cpus, {}};
-  for (const auto& device : options_.devices) {
-    auto make = make_device(device, [this] { return signals_.get(); });
-    if (!make) return base::Unexpected{make.error()};
-    config.functions.push_back(*std::move(make));
+Result<void> Program::shut_in() const {
+  if (!options_.sandbox) {
+    spdlog::warn("the sandbox is off: this process may open files and make any system call");
+    return {};
   }
+  std::vector<std::string> folders;  // in which sockets are removed at the end
+  const auto add = [&folders](const std::string& path) {
+    if (!path.empty()) folders.push_back(std::filesystem::absolute(path).parent_path());
+  };
+  add(options_.control);
+  for (const auto& console : options_.consoles) add(Console::socket_path(console));
+  return enter_sandbox(folders);
+}
+
+Result<MachineConfig> Program::make_config() {
+  ++machines_;
+  MachineConfig config;
+  config.boot = boot_;
+  config.ram = options_.ram;
+  config.cpus = cpus_;
+  config.cpus_most = options_.cpus_most;
+  config.cpu_model = options_.cpu_model;
+  config.memory_added = memory_added_;
+  config.confined = options_.sandbox;
+  for (const auto& device : devices_) {
+    auto function = function_of(device.option);
+    if (!function) return base::Unexpected{function.error()};
+    config.functions.push_back(*std::move(function));
+  }
+  config.places = places_;
+  config.ports = options_.pci_ports();
+  config.on_unplugged = [this](const std::string& id) { on_unplugged(id); };
+  config.on_crash_loaded = [this] {
+    mailbox_->post([this] { emit("GUEST_CRASHLOADED", {{"action", "run"}}); });
+  };
+  config.paused = paused_;
   return config;
 }
 
@@ -116,11 +166,28 @@ Result<Ending> Program::run_once(const KvmSystem& system, const MachineConfig& c
   auto watch =
       loop_.watch((*machine)->ended_fd(), EPOLLIN, [this](std::uint32_t) { loop_.stop(); });
   if (!watch) return base::Unexpected{watch.error()};
+  auto released = loop_.watch((*machine)->released_fd(), EPOLLIN,
+                              [&machine](std::uint32_t) { (*machine)->take_released(); });
+  if (!released) return base::Unexpected{released.error()};
   if (auto ok = (*machine)->start(); !ok) return base::Unexpected{ok.error()};
   machine_ = machine->get();
+  still_ = config.paused;
   loop_.run();
-  machine_ = nullptr;
+  watch->reset();
   (*machine)->stop();
+  (*machine)->take_released();  // what the guest let go of in its last moment
+  places_ = (*machine)->places();
+  cpus_ = (*machine)->cpus();
+  memory_added_ = (*machine)->memory_added();
+  if (ended_by_force_) emit("SHUTDOWN", {{"guest", false}, {"reason", "host-signal"}});
+  if (!ended_by_force_ && !reset_wanted_ && !quit_wanted_) {
+    if ((*machine)->ending() == Ending::panicked) dump_panicked();
+    tell_end((*machine)->ending());
+  }
+  finish_dump();
+  machine_ = nullptr;
+  if (quit_wanted_) return Ending::power_off;
+  if (reset_wanted_ && !ended_by_force_) return Ending::reset;
   if (ended_by_force_) return fail("the guest was stopped before it had powered itself off");
   if ((*machine)->ending() == Ending::failed) return fail((*machine)->why());
   return (*machine)->ending();

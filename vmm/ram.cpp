@@ -39,10 +39,14 @@ Result<void> check(const RamConfig& config) {
     return fail("guest memory of " + std::to_string(config.bytes) +
                 " bytes: give 64 MiB to 16 TiB, a multiple of " + base::format_bytes(unit));
   }
+  if (config.bytes_most > bytes_max || config.slots > GuestRam::slots_max) {
+    return fail("guest memory may grow to 16 TiB, in " + std::to_string(GuestRam::slots_max) +
+                " pieces");
+  }
   return {};
 }
 
-Result<Fd> make_file(const RamConfig& config) {
+Result<Fd> make_file(const RamConfig& config, std::uint64_t bytes) {
   unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
   if (config.page_size != 0) {
     flags |= MFD_HUGETLB;
@@ -50,8 +54,8 @@ Result<Fd> make_file(const RamConfig& config) {
   }
   Fd file{::memfd_create("guest-memory", flags)};
   if (!file) return fail_errno("cannot make guest memory");
-  if (::ftruncate(file.get(), static_cast<off_t>(config.bytes)) != 0) {
-    return fail_errno("cannot make " + base::format_bytes(config.bytes) + " of guest memory");
+  if (::ftruncate(file.get(), static_cast<off_t>(bytes)) != 0) {
+    return fail_errno("cannot make " + base::format_bytes(bytes) + " of guest memory");
   }
   // A back-end maps it: with its size fixed nobody can take memory from under the other.
   if (::fcntl(file.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
@@ -81,6 +85,32 @@ Result<void> touch(const RamRegion& region) {
   return fail_errno("cannot populate " + base::format_bytes(region.size) + " of guest memory");
 }
 
+// Address space from a multiple of 1 GiB on: guest and host addresses agree in their low 30 bits,
+// or KVM could not use large pages. `size` has 1 GiB more than is used.
+Result<std::byte*> reserve(std::uint64_t size, void*& reserved) {
+  void* const at =
+      ::mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (at == MAP_FAILED) return fail_errno("cannot find address space for guest memory");
+  reserved = at;
+  const auto address = reinterpret_cast<std::uintptr_t>(at);
+  const auto start = (address + huge_page - 1) / huge_page * huge_page;
+  return static_cast<std::byte*>(at) + (start - address);
+}
+
+Result<void> map_region(const RamConfig& config, const RamRegion& region) {
+  const void* mapped = ::mmap(region.host, region.size, PROT_READ | PROT_WRITE,
+                              MAP_SHARED | MAP_FIXED | MAP_NORESERVE, region.file,
+                              static_cast<off_t>(region.file_offset));
+  if (mapped == MAP_FAILED) return fail_errno("cannot map guest memory");
+  ::madvise(region.host, region.size, MADV_DONTDUMP);
+  if (config.page_size == 0) ::madvise(region.host, region.size, MADV_HUGEPAGE);
+  if (config.numa_node >= 0) {
+    if (auto ok = bind_to_node(region, config.numa_node); !ok) return ok;
+  }
+  // A hugetlb pool that is too small would show as SIGBUS in the middle of the guest's life.
+  return config.prefault || config.page_size != 0 ? touch(region) : Result<void>{};
+}
+
 }  // namespace
 
 bool GuestRam::transparent_huge_pages() {
@@ -94,46 +124,80 @@ bool GuestRam::transparent_huge_pages() {
 
 Result<GuestRam> GuestRam::make(const RamConfig& config) {
   if (auto ok = check(config); !ok) return base::Unexpected{ok.error()};
-  auto file = make_file(config);
+  auto file = make_file(config, config.bytes);
   if (!file) return base::Unexpected{file.error()};
 
   GuestRam ram;
+  ram.config_ = config;
+  ram.growth_ = std::make_unique<Growth>();
   ram.file_ = std::move(*file);
   ram.bytes_ = config.bytes;
-  // Guest and host addresses agree in their low 30 bits, or KVM could not use large pages.
   ram.reserved_size_ = config.bytes + (hole_end - hole_start) + huge_page;
-  ram.reserved_ = ::mmap(nullptr, ram.reserved_size_, PROT_NONE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (ram.reserved_ == MAP_FAILED) {
-    ram.reserved_ = nullptr;
-    return fail_errno("cannot find address space for guest memory");
-  }
-  const auto reserved = reinterpret_cast<std::uintptr_t>(ram.reserved_);
-  const auto start = (reserved + huge_page - 1) / huge_page * huge_page;
-  auto* const base = static_cast<std::byte*>(ram.reserved_) + (start - reserved);
+  const auto base = reserve(ram.reserved_size_, ram.reserved_);
+  if (!base) return base::Unexpected{base.error()};
   const auto low = std::min(config.bytes, hole_start);
-  ram.regions_.push_back({0, low, base, 0});
+  const int fd = ram.file_.get();
+  ram.regions_.reserve(2 + slots_max);
+  ram.regions_.push_back({0, low, *base, 0, fd});
   if (config.bytes > low) {
-    ram.regions_.push_back({hole_end, config.bytes - low, base + hole_end, low});
+    ram.regions_.push_back({hole_end, config.bytes - low, *base + hole_end, low, fd});
   }
   for (const auto& region : ram.regions_) {
-    const void* mapped = ::mmap(region.host, region.size, PROT_READ | PROT_WRITE,
-                                MAP_SHARED | MAP_FIXED | MAP_NORESERVE, ram.file_.get(),
-                                static_cast<off_t>(region.file_offset));
-    if (mapped == MAP_FAILED) return fail_errno("cannot map guest memory");
-    ::madvise(region.host, region.size, MADV_DONTDUMP);
-    if (config.page_size == 0) ::madvise(region.host, region.size, MADV_HUGEPAGE);
-    if (config.numa_node >= 0) {
-      if (auto ok = bind_to_node(region, config.numa_node); !ok) {
-        return base::Unexpected{ok.error()};
-      }
-    }
-    // A hugetlb pool that is too small would show as SIGBUS in the middle of the guest's life.
-    if (config.prefault || config.page_size != 0) {
-      if (auto ok = touch(region); !ok) return base::Unexpected{ok.error()};
+    if (auto ok = map_region(config, region); !ok) return base::Unexpected{ok.error()};
+  }
+  ram.plan_growth();
+  if (config.bytes_most > config.bytes && (config.bytes_most - config.bytes) % ram.hot_unit_ != 0) {
+    return fail("memory is added in multiples of " + base::format_bytes(ram.hot_unit_) +
+                ": max= is to be the memory of the start and so many of them");
+  }
+  ram.growth_->regions.store(ram.regions_.size());
+  return ram;
+}
+
+// Where the kernel begins to use blocks of memory that are larger than the least, see
+// probe_memory_block_size() of Linux, any piece may have to be a multiple of the largest.
+void GuestRam::plan_growth() {
+  constexpr std::uint64_t block = 128 * mebibyte, large_block = 2048 * mebibyte;
+  constexpr std::uint64_t large_memory = 64 * huge_page;
+  const auto end = std::max(regions_.back().end(), hole_end);
+  hot_unit_ = std::max(end >= large_memory ? large_block : block, config_.page_size);
+  hot_end_ = regions_.back().end();
+  if (config_.bytes_most <= config_.bytes) return;
+  hot_end_ = (end + large_block - 1) / large_block * large_block + config_.bytes_most - bytes_;
+}
+
+Result<GuestRam::Piece> GuestRam::make_piece(std::uint64_t bytes) const {
+  const auto size = base::format_bytes(bytes);
+  std::uint64_t added = 0;
+  for (const auto& piece : growth_->pieces) added += piece.region().size;
+  const auto left = std::max(config_.bytes_most, bytes_) - bytes_ - added;
+  if (growth_->pieces.size() >= config_.slots || bytes > left) {
+    return fail("the guest has room for " + base::format_bytes(left) + " more memory in " +
+                std::to_string(config_.slots - growth_->pieces.size()) +
+                " pieces: start it with --memory SIZE,max=SIZE,slots=N");
+  }
+  if (bytes == 0 || bytes % hot_unit_ != 0) {
+    return fail("memory is added in multiples of " + base::format_bytes(hot_unit_) + ", not " +
+                size);
+  }
+  {
+    const std::lock_guard lock{growth_->mutex};
+    if (growth_->everywhere) {
+      return fail("the memory that was added before is not with every back-end yet: try again");
     }
   }
-  return ram;
+  auto file = make_file(config_, bytes);
+  if (!file) return base::Unexpected{file.error()};
+  Piece piece;
+  piece.file_ = *std::move(file);
+  piece.reserved_size_ = bytes + huge_page;
+  const auto base = reserve(piece.reserved_size_, piece.reserved_);
+  if (!base) return base::Unexpected{base.error()};
+  piece.region_ = {hot_end_ - left, bytes, *base, 0, piece.file_.get()};
+  // A large page of the host's is one of the guest's where both agree in their low bits.
+  piece.region_.host += piece.region_.guest_address % huge_page;
+  if (auto ok = map_region(config_, piece.region_); !ok) return base::Unexpected{ok.error()};
+  return piece;
 }
 
 GuestRam::GuestRam(GuestRam&& other) noexcept
@@ -141,7 +205,11 @@ GuestRam::GuestRam(GuestRam&& other) noexcept
       reserved_{std::exchange(other.reserved_, nullptr)},
       reserved_size_{std::exchange(other.reserved_size_, 0)},
       bytes_{std::exchange(other.bytes_, 0)},
-      regions_{std::exchange(other.regions_, {})} {}
+      regions_{std::exchange(other.regions_, {})},
+      config_{other.config_},
+      hot_unit_{other.hot_unit_},
+      hot_end_{other.hot_end_},
+      growth_{std::move(other.growth_)} {}
 
 GuestRam& GuestRam::operator=(GuestRam&& other) noexcept {
   if (this != &other) {
@@ -151,6 +219,10 @@ GuestRam& GuestRam::operator=(GuestRam&& other) noexcept {
     reserved_size_ = std::exchange(other.reserved_size_, 0);
     bytes_ = std::exchange(other.bytes_, 0);
     regions_ = std::exchange(other.regions_, {});
+    config_ = other.config_;
+    hot_unit_ = other.hot_unit_;
+    hot_end_ = other.hot_end_;
+    growth_ = std::move(other.growth_);
   }
   return *this;
 }
@@ -165,7 +237,7 @@ void GuestRam::unmap() noexcept {
 }
 
 std::span<std::byte> GuestRam::at(std::uint64_t address, std::uint64_t size) const {
-  for (const auto& region : regions_) {
+  for (const auto& region : regions()) {
     const auto offset = address - region.guest_address;  // wraps to large for addresses before it
     if (offset < region.size && size <= region.size - offset) {
       return {region.host + offset, static_cast<std::size_t>(size)};

@@ -61,6 +61,7 @@ base::Result<std::unique_ptr<VhostDevice>> VhostDevice::make(DeviceKind kind,
   config.wait = options.wait;
   config.cancel = options.cancel;
   config.on_change = options.on_change;
+  config.confined = options.confined;
   auto link = BackendLink::make(std::move(config), ram);
   if (!link) return base::Unexpected{link.error()};
   const BackendLink& seen = **link;
@@ -72,6 +73,10 @@ base::Result<std::unique_ptr<VhostDevice>> VhostDevice::make(DeviceKind kind,
 
 bool VhostDevice::connected() const {
   return link_.connected();
+}
+
+unsigned VhostDevice::queues() const {
+  return link_.queues();
 }
 
 }  // namespace millrace::vmm

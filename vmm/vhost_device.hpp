@@ -29,6 +29,7 @@ struct VhostDeviceOptions {
   int cancel = -1;                 // an eventfd: make() gives up once it is readable
   // The back-end came or went (`why`). From a thread of the device, which must not be waited for.
   std::function<void(bool connected, const std::string& why)> on_change{};
+  bool confined = false;  // in a sandbox: the device's thread narrows what it may do
 };
 
 class VhostDevice final : public VirtioPci {
@@ -43,6 +44,8 @@ class VhostDevice final : public VirtioPci {
                                                          const GuestRam& ram);
   // Whether a back-end is connected now. Thread: any.
   [[nodiscard]] bool connected() const;
+  // Virtqueues that the guest sees.
+  [[nodiscard]] unsigned queues() const;
 
  private:
   VhostDevice(DeviceKind kind, Parts parts, Doorbells& doorbells, const BackendLink& link);

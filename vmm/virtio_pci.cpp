@@ -164,6 +164,12 @@ void VirtioPci::config_about_to_be_read(std::uint32_t offset, std::size_t size) 
   set_config_at(data_at, value);
 }
 
+// As a driver resets it.
+void VirtioPci::device_reset() {
+  constexpr std::byte zero{0};
+  write(common_at + offsetof(wire::PciCommon, status), {&zero, 1});
+}
+
 // --- BAR 4 ---
 
 void VirtioPci::read(std::uint64_t offset, std::span<std::byte> data) {

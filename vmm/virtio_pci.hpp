@@ -60,6 +60,7 @@ class VirtioPci : public PciFunction,
   void bar_unmapped(unsigned index, std::uint64_t address) override;
   void config_written(std::uint32_t offset, std::size_t size) override;
   void config_about_to_be_read(std::uint32_t offset, std::size_t size) override;
+  void device_reset() override;
 
   // BusDevice: BAR 4.
   void read(std::uint64_t offset, std::span<std::byte> data) override;

@@ -101,6 +101,23 @@ TEST(VirtioPci, HandsQueuesOver) {
   EXPECT_EQ(guest.driver.status(), driving);
 }
 
+TEST(VirtioPci, AResetOfItsBusIsAResetOfTheDevice) {
+  Guest guest;
+  guest.start();
+  const auto bar = guest.device->bar(VirtioPci::structures_bar).address;
+  guest.device->reset();
+  EXPECT_EQ(guest.backend->stops, 1u);
+  EXPECT_EQ(guest.doorbells.count(), 0u);
+  EXPECT_EQ(guest.driver.config_read<std::uint16_t>(4), 0);
+  EXPECT_EQ(guest.driver.config_read<std::uint16_t>(guest.driver.msix() + 2u), 3);
+  EXPECT_EQ(guest.device->bar(VirtioPci::structures_bar).address, 0u);
+  EXPECT_EQ(guest.device->bar(VirtioPci::structures_bar).size, VirtioPci::structures_size);
+  guest.backend->finish_stop();
+  guest.device->assign_bar(VirtioPci::structures_bar, bar);
+  guest.driver.config_write<std::uint16_t>(4, 6);
+  EXPECT_EQ(guest.driver.status(), 0);
+}
+
 TEST(VirtioPci, KicksThroughDoorbells) {
   Guest guest;
   EXPECT_EQ(guest.doorbells.count(), 0u);

@@ -11,9 +11,9 @@ namespace {
 using nlohmann::json;
 
 // Keys whose value is text, whatever it looks like: a disk may be called 7.
-constexpr std::array<std::string_view, 12> text_keys{"name",   "socket",      "mode",    "mac",
-                                                     "path",   "serial",      "size",    "device",
-                                                     "direct", "permissions", "backend", "console"};
+constexpr std::array<std::string_view, 13> text_keys{
+    "name", "id",     "socket", "mode",        "mac",     "path",    "serial",
+    "size", "device", "direct", "permissions", "backend", "console"};
 
 json value_of(std::string_view key, const std::string& text) {
   if (std::find(text_keys.begin(), text_keys.end(), key) != text_keys.end()) return text;

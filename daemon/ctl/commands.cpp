@@ -36,7 +36,7 @@ ScreenOptions screen_options() {
 // Connects, executes, hands the answer to `show`.
 template <class Show>
 int ask(const Settings& settings, const std::string& command, const json& arguments, Show show) {
-  auto client = Client::connect(settings.socket);
+  auto client = Client::connect(settings.socket, settings.who);
   if (!client) return report(client.error());
   const auto answer = client->execute(command, arguments);
   if (!answer) return report(answer.error());
@@ -75,7 +75,7 @@ std::optional<Failure> watch(Client& client, json before, const StatusOptions& o
 
 int report(const Failure& failure) {
   std::fprintf(stderr, "millctl: %s\n", failure.line.c_str());
-  return failure.kind == Failure::Kind::refused ? exit_refused : exit_unreachable;
+  return failure.kind == Failure::Kind::unreachable ? exit_unreachable : exit_refused;
 }
 
 int show_status(const Settings& settings, const StatusOptions& options) {
@@ -123,7 +123,7 @@ int show_metrics(const Settings& settings) {
 }
 
 int show_events(const Settings& settings, unsigned count) {
-  auto client = Client::connect(settings.socket);
+  auto client = Client::connect(settings.socket, settings.who);
   if (!client) return report(client.error());
   for (unsigned seen = 0; count == 0 || seen < count; ++seen) {
     const auto event = client->next_event();

@@ -19,6 +19,7 @@ enum Exit : int {
 struct Settings {
   std::string socket = "/run/millrace/control.sock";
   bool json = false;
+  std::string who = "millraced";  // whose socket it is
 };
 
 struct StatusOptions {

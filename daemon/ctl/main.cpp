@@ -8,6 +8,7 @@
 
 #include "daemon/ctl/arguments.hpp"
 #include "daemon/ctl/commands.hpp"
+#include "daemon/ctl/vm_words.hpp"
 #include "daemon/version.hpp"
 
 namespace millrace::ctl {
@@ -18,6 +19,7 @@ namespace {
 struct Request {
   Settings settings;
   StatusOptions status;
+  VmRequest vm;
   std::string kind, name, size, text, console;
   std::vector<std::string> words;
   unsigned count = 0;
@@ -137,17 +139,21 @@ void add_others(CLI::App& app, Request& request) {
 
 int run(int argc, char** argv) {
   Request request;
-  CLI::App app{"millctl looks at a running millraced and changes it.", "millctl"};
+  CLI::App app{
+      "millctl looks at a running millraced, or at a guest of millrace-vmm, and changes it.",
+      "millctl"};
   app.set_version_flag("--version", std::string{"millctl "} + daemon::version);
   app.add_option("--socket", request.settings.socket, "The control socket")->capture_default_str();
   app.add_flag("--json", request.settings.json, "Answers as JSON");
   app.require_subcommand(1);
   app.fallthrough();
-  app.footer(
-      "Exit status: 0 done, 1 refused by the daemon, 2 wrong command line, 3 no daemon there.");
+  app.footer("Exit status: 0 done, 1 refused, 2 wrong command line, 3 nobody is there.");
   add_queries(app, request);
   add_changes(app, request);
   add_others(app, request);
+  add_vm(app, request.vm, [&request](std::function<int(const Settings&)> run) {
+    request.run = [&request, run = std::move(run)] { return run(request.settings); };
+  });
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

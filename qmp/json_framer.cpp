@@ -1,6 +1,6 @@
-#include "daemon/json_framer.hpp"
+#include "qmp/json_framer.hpp"
 
-namespace millrace::daemon {
+namespace millrace::qmp {
 
 std::optional<std::string> JsonFramer::next() {
   while (broken_ == nullptr && at_ < input_.size()) {
@@ -52,4 +52,4 @@ std::string JsonFramer::take() {
   return document;
 }
 
-}  // namespace millrace::daemon
+}  // namespace millrace::qmp

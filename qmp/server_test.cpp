@@ -1,9 +1,8 @@
 // The wire protocol over a real socket, with commands of the test's own.
-#include "daemon/control.hpp"
+#include "qmp/server.hpp"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -11,57 +10,25 @@
 
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 
-#include "daemon/json_framer.hpp"
+#include "qmp/json_framer.hpp"
+#include "qmp/testing/socket.hpp"
+#include "qmp/version.hpp"
 
-namespace millrace::daemon {
+namespace millrace::qmp {
 namespace {
 
 using nlohmann::json;
+using testing::Socket;
 
-class Socket {
- public:
-  explicit Socket(const std::string& path)
-      : fd_{::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)} {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::strncpy(address.sun_path, path.c_str(), sizeof address.sun_path - 1);
-    connected_ =
-        ::connect(fd_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
-  }
-  [[nodiscard]] bool connected() const { return connected_; }
-  // False: the peer is gone, or its buffer is full.
-  bool send(std::string_view text) {
-    return ::send(fd_.get(), text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT) ==
-           static_cast<ssize_t>(text.size());
-  }
-  // Reads what there is; true when the peer hung up.
-  bool drain() {
-    char bytes[65536];
-    ssize_t got = 0;
-    while ((got = ::recv(fd_.get(), bytes, sizeof bytes, MSG_DONTWAIT)) > 0) {
-      input_.append(bytes, static_cast<std::size_t>(got));
-    }
-    return got == 0 || (errno != EAGAIN && errno != EINTR);
-  }
-  json take_message() {
-    const auto end = input_.find('\n');
-    if (end == std::string::npos) return nullptr;
-    auto message = json::parse(input_.substr(0, end), nullptr, false);
-    input_.erase(0, end + 1);
-    return message;
-  }
-  [[nodiscard]] int fd() const { return fd_.get(); }
+ServerOptions options(const std::string& path) {
+  return {.socket = path, .permissions = 0600, .version = version_object("1.2.3")};
+}
 
- private:
-  base::Fd fd_;
-  bool connected_ = false;
-  std::string input_;
-};
-
-class ControlTest : public testing::Test {
+class ServerTest : public ::testing::Test {
  protected:
-  ControlTest() {
+  ServerTest() {
     std::string pattern = (std::filesystem::temp_directory_path() / "mr-ctl-XXXXXX").string();
     directory_ = ::mkdtemp(pattern.data());
     path_ = directory_ + "/c.sock";
@@ -75,10 +42,14 @@ class ControlTest : public testing::Test {
               [](const json&, const Reply& reply) { reply(json(std::string(200'000, 'x'))); });
     table.add("bytes",
               [](const json&, const Reply& reply) { reply(json(std::string{"\xff\xfe"})); });
-    control_ = std::move(*Control::make(loop_, path_, 0600, std::move(table)));
+    table.add_with_descriptor("take", [this](const json&, base::Fd fd, const Reply& reply) {
+      taken_ = std::move(fd);
+      reply(json(taken_.valid()));
+    });
+    server_ = std::move(*Server::make(loop_, options(path_), std::move(table)));
   }
-  ~ControlTest() override {
-    control_.reset();
+  ~ServerTest() override {
+    server_.reset();
     std::filesystem::remove_all(directory_);
   }
 
@@ -115,15 +86,16 @@ class ControlTest : public testing::Test {
   std::string directory_, path_;
   base::EventLoop loop_;
   Reply later_;
-  std::unique_ptr<Control> control_;
+  base::Fd taken_;
+  std::unique_ptr<Server> server_;
 };
 
-TEST_F(ControlTest, GreetsAndWantsNegotiationFirst) {
+TEST_F(ServerTest, GreetsAndWantsNegotiationFirst) {
   Socket socket{path_};
   const auto greeting = next(socket);
   ASSERT_TRUE(greeting.contains("QMP"));
   EXPECT_EQ(greeting["QMP"]["capabilities"], json::array());
-  EXPECT_TRUE(greeting["QMP"]["version"]["qemu"]["major"].is_number());
+  EXPECT_EQ(greeting["QMP"]["version"]["qemu"], (json{{"major", 1}, {"minor", 2}, {"micro", 3}}));
   EXPECT_EQ(
       ask(socket, R"({"execute":"echo","id":1})"),
       (json{{"error", {{"class", "CommandNotFound"}, {"desc", "execute qmp_capabilities first"}}},
@@ -133,7 +105,7 @@ TEST_F(ControlTest, GreetsAndWantsNegotiationFirst) {
   EXPECT_EQ(ask(socket, R"({"execute":"qmp_capabilities"})")["error"]["class"], "CommandNotFound");
 }
 
-TEST_F(ControlTest, ExecutesInOrderWithArgumentsAndId) {
+TEST_F(ServerTest, ExecutesInOrderWithArgumentsAndId) {
   Socket socket{path_};
   negotiate(socket);
   // Three requests in two writes, cut inside a string that holds a brace.
@@ -147,7 +119,7 @@ TEST_F(ControlTest, ExecutesInOrderWithArgumentsAndId) {
   EXPECT_EQ(next(socket), (json{{"return", json::object()}}));
 }
 
-TEST_F(ControlTest, ALaterAnswerHoldsBackTheNextCommandOfItsClientOnly) {
+TEST_F(ServerTest, ALaterAnswerHoldsBackTheNextCommandOfItsClientOnly) {
   Socket one{path_}, other{path_};
   negotiate(one);
   negotiate(other);
@@ -159,20 +131,20 @@ TEST_F(ControlTest, ALaterAnswerHoldsBackTheNextCommandOfItsClientOnly) {
   EXPECT_EQ(next(one)["id"], 2);
 }
 
-TEST_F(ControlTest, AnAnswerToAClientThatLeftIsDropped) {
+TEST_F(ServerTest, AnAnswerToAClientThatLeftIsDropped) {
   {
     Socket socket{path_};
     negotiate(socket);
     ASSERT_TRUE(socket.send(R"({"execute":"later"})"));
     turn();
-    EXPECT_EQ(control_->clients(), 1u);
+    EXPECT_EQ(server_->clients(), 1u);
   }
   turn();
-  EXPECT_EQ(control_->clients(), 0u);
+  EXPECT_EQ(server_->clients(), 0u);
   later_(json::object());
 }
 
-TEST_F(ControlTest, WhatIsNotARequestIsRefusedAndTheConnectionGoesOn) {
+TEST_F(ServerTest, WhatIsNotARequestIsRefusedAndTheConnectionGoesOn) {
   Socket socket{path_};
   negotiate(socket);
   for (const char* request :
@@ -186,7 +158,7 @@ TEST_F(ControlTest, WhatIsNotARequestIsRefusedAndTheConnectionGoesOn) {
   EXPECT_TRUE(ask(socket, R"({"execute":"echo"})").contains("return"));
 }
 
-TEST_F(ControlTest, AnEndlessRequestEndsTheConnection) {
+TEST_F(ServerTest, AnEndlessRequestEndsTheConnection) {
   Socket socket{path_};
   negotiate(socket);
   const std::string piece(32 * 1024, 'x');
@@ -197,10 +169,10 @@ TEST_F(ControlTest, AnEndlessRequestEndsTheConnection) {
   }
   EXPECT_TRUE(hung_up(socket));
   turn();
-  EXPECT_EQ(control_->clients(), 0u);
+  EXPECT_EQ(server_->clients(), 0u);
 }
 
-TEST_F(ControlTest, ADeepRequestEndsTheConnection) {
+TEST_F(ServerTest, ADeepRequestEndsTheConnection) {
   Socket socket{path_};
   negotiate(socket);
   ASSERT_TRUE(socket.send(std::string(JsonFramer::depth_max + 1, '[')));
@@ -209,27 +181,27 @@ TEST_F(ControlTest, ADeepRequestEndsTheConnection) {
             std::string::npos);
 }
 
-TEST_F(ControlTest, ASlowReaderIsNotServedFurtherAndEventsCutItOff) {
+TEST_F(ServerTest, ASlowReaderIsNotServedFurtherAndEventsCutItOff) {
   Socket slow{path_}, fast{path_};
   negotiate(slow);
   negotiate(fast);
   // Answers that are not read hold back further commands, without end and without loss.
   for (int i = 0; i < 50; ++i) ASSERT_TRUE(slow.send(R"({"execute":"big"})"));
   for (int i = 0; i < 100; ++i) turn();
-  EXPECT_EQ(control_->clients(), 2u);
+  EXPECT_EQ(server_->clients(), 2u);
   EXPECT_TRUE(ask(fast, R"({"execute":"echo"})").contains("return"));
   // Events do not wait for anybody.
   const json data{{"text", std::string(100'000, 'e')}};
   for (int i = 0; i < 50; ++i) {
-    control_->emit("NOISE", data);
+    server_->emit("NOISE", data);
     turn();
     fast.drain();
   }
-  EXPECT_EQ(control_->clients(), 1u);
+  EXPECT_EQ(server_->clients(), 1u);
   EXPECT_TRUE(hung_up(slow));
 }
 
-TEST_F(ControlTest, AHundredAnswersReachAReaderThatComesBack) {
+TEST_F(ServerTest, AHundredAnswersReachAReaderThatComesBack) {
   Socket socket{path_};
   negotiate(socket);
   for (int i = 0; i < 20; ++i) ASSERT_TRUE(socket.send(R"({"execute":"big"})"));
@@ -238,11 +210,11 @@ TEST_F(ControlTest, AHundredAnswersReachAReaderThatComesBack) {
     EXPECT_EQ(next(socket)["return"].get<std::string>().size(), 200'000u);
 }
 
-TEST_F(ControlTest, EventsReachThoseThatNegotiated) {
+TEST_F(ServerTest, EventsReachThoseThatNegotiated) {
   Socket ready{path_}, silent{path_};
   negotiate(ready);
   EXPECT_TRUE(next(silent).contains("QMP"));
-  control_->emit("DISK_RESIZED", {{"name", "d"}});
+  server_->emit("DISK_RESIZED", {{"name", "d"}});
   const auto event = next(ready);
   EXPECT_EQ(event["event"], "DISK_RESIZED");
   EXPECT_EQ(event["data"], (json{{"name", "d"}}));
@@ -251,7 +223,7 @@ TEST_F(ControlTest, EventsReachThoseThatNegotiated) {
   EXPECT_TRUE(next(silent).is_null());
 }
 
-TEST_F(ControlTest, AHalfClosedClientGetsItsAnswers) {
+TEST_F(ServerTest, AHalfClosedClientGetsItsAnswers) {
   Socket socket{path_};
   ASSERT_TRUE(socket.send(R"({"execute":"qmp_capabilities"}{"execute":"echo","id":3})"));
   ::shutdown(socket.fd(), SHUT_WR);
@@ -261,37 +233,37 @@ TEST_F(ControlTest, AHalfClosedClientGetsItsAnswers) {
   EXPECT_EQ(socket.take_message()["id"], 3);
 }
 
-TEST_F(ControlTest, BytesThatAreNoTextAreReplacedInAnswers) {
+TEST_F(ServerTest, BytesThatAreNoTextAreReplacedInAnswers) {
   Socket socket{path_};
   negotiate(socket);
   EXPECT_TRUE(ask(socket, R"({"execute":"bytes"})")["return"].is_string());
 }
 
-TEST_F(ControlTest, ListsItsCommands) {
+TEST_F(ServerTest, ListsItsCommands) {
   Socket socket{path_};
   negotiate(socket);
   const auto names = ask(socket, R"({"execute":"query-commands"})")["return"];
   EXPECT_NE(std::find(names.begin(), names.end(), json{{"name", "echo"}}), names.end());
 }
 
-TEST_F(ControlTest, TooManyClientsAreTurnedAway) {
+TEST_F(ServerTest, TooManyClientsAreTurnedAway) {
   std::vector<std::unique_ptr<Socket>> sockets;
-  for (std::size_t i = 0; i < Control::clients_max + 4; ++i) {
+  for (std::size_t i = 0; i < Server::clients_max + 4; ++i) {
     sockets.push_back(std::make_unique<Socket>(path_));
     turn();
   }
-  EXPECT_EQ(control_->clients(), Control::clients_max);
+  EXPECT_EQ(server_->clients(), Server::clients_max);
   EXPECT_TRUE(hung_up(*sockets.back()));
   sockets.clear();
   for (int i = 0; i < 20; ++i) turn();
-  EXPECT_EQ(control_->clients(), 0u);
+  EXPECT_EQ(server_->clients(), 0u);
 }
 
-TEST_F(ControlTest, TheSocketHasItsModeAndOneOwner) {
+TEST_F(ServerTest, TheSocketHasItsModeAndOneOwner) {
   struct stat status {};
   ASSERT_EQ(::stat(path_.c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 0777, 0600u);
-  const auto second = Control::make(loop_, path_, 0600, {});
+  const auto second = Server::make(loop_, options(path_), {});
   ASSERT_FALSE(second);
   EXPECT_EQ(second.error().message, "control socket " + path_ +
                                         " is in use by another process; stop that one, or give "
@@ -300,7 +272,7 @@ TEST_F(ControlTest, TheSocketHasItsModeAndOneOwner) {
   EXPECT_TRUE(Socket{path_}.connected()) << "the first one still serves";
 }
 
-TEST_F(ControlTest, AStaleSocketFileIsReplaced) {
+TEST_F(ServerTest, AStaleSocketFileIsReplaced) {
   const auto stale = directory_ + "/stale.sock";
   {
     base::Fd dead{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
@@ -309,11 +281,83 @@ TEST_F(ControlTest, AStaleSocketFileIsReplaced) {
     std::strncpy(address.sun_path, stale.c_str(), sizeof address.sun_path - 1);
     ASSERT_EQ(::bind(dead.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
   }
-  auto control = Control::make(loop_, stale, 0600, {});
-  ASSERT_TRUE(control) << control.error().message;
+  auto server = Server::make(loop_, options(stale), {});
+  ASSERT_TRUE(server) << server.error().message;
   EXPECT_TRUE(Socket{stale}.connected());
-  control->reset();
+  server->reset();
   EXPECT_FALSE(std::filesystem::exists(stale));
+}
+
+TEST_F(ServerTest, AFileThatIsNoSocketIsLeftAlone) {
+  const auto file = directory_ + "/file";
+  std::ofstream{file} << "kept";
+  const auto server = Server::make(loop_, options(file), {});
+  ASSERT_FALSE(server);
+  EXPECT_EQ(server.error().message, "control socket " + file + ": a file is there already");
+  EXPECT_EQ(std::filesystem::file_size(file), 4u);
+  // Nothing else is left in the folder, of this server or the one that serves there.
+  std::size_t files = 0;
+  for ([[maybe_unused]] const auto& each : std::filesystem::directory_iterator{directory_}) ++files;
+  EXPECT_EQ(files, 2u);
+}
+
+TEST_F(ServerTest, AFolderThatIsNotThereIsOneLine) {
+  const auto server = Server::make(loop_, options(directory_ + "/none/c.sock"), {});
+  ASSERT_FALSE(server);
+  EXPECT_EQ(server.error().message,
+            "control socket " + directory_ + "/none/c.sock: No such file or directory");
+}
+
+TEST_F(ServerTest, ADescriptorIsTakenOnceAndTheOldestFirst) {
+  Socket socket{path_};
+  negotiate(socket);
+  const base::Fd one{::open("/dev/null", O_RDONLY | O_CLOEXEC)},
+      two{::open("/dev/zero", O_RDONLY | O_CLOEXEC)};
+  EXPECT_EQ(ask(socket, R"({"execute":"take"})")["return"], false);
+  ASSERT_TRUE(socket.send(R"({"execute":)", one.get()));
+  ASSERT_TRUE(socket.send(R"("take"})", two.get()));
+  EXPECT_EQ(next(socket)["return"], true);
+  char byte = 1;
+  EXPECT_EQ(::read(taken_.get(), &byte, 1), 0) << "not /dev/null";
+  EXPECT_EQ(::fcntl(taken_.get(), F_GETFD), FD_CLOEXEC);
+  EXPECT_EQ(ask(socket, R"({"execute":"take"})")["return"], true);
+  EXPECT_EQ(::read(taken_.get(), &byte, 1), 1) << "not /dev/zero";
+  EXPECT_EQ(ask(socket, R"({"execute":"take"})")["return"], false);
+}
+
+TEST_F(ServerTest, DescriptorsThatNobodyTakesAreFewAndGoWithTheirClient) {
+  const auto open_now = [] {
+    std::size_t count = 0;
+    for ([[maybe_unused]] const auto& each : std::filesystem::directory_iterator{"/proc/self/fd"}) {
+      ++count;
+    }
+    return count;
+  };
+  const auto before = open_now();
+  {
+    Socket socket{path_};
+    negotiate(socket);
+    const base::Fd file{::open("/dev/null", O_RDONLY | O_CLOEXEC)};
+    for (int i = 0; i < 100; ++i) {
+      // A socket, its own at that, is never kept.
+      const int fd = i % 2 == 0 ? socket.fd() : file.get();
+      ASSERT_TRUE(socket.send(R"({"execute":"echo"})", fd));
+      ASSERT_TRUE(next(socket).contains("return"));
+    }
+    EXPECT_EQ(open_now(), before + 3 + Connection::descriptors_max);
+  }
+  turn();
+  turn();
+  EXPECT_EQ(open_now(), before);
+}
+
+TEST_F(ServerTest, AnEventWithoutDataHasNoSuchMember) {
+  Socket socket{path_};
+  negotiate(socket);
+  server_->emit("STOP", nullptr);
+  const auto event = next(socket);
+  EXPECT_EQ(event["event"], "STOP");
+  EXPECT_FALSE(event.contains("data"));
 }
 
 TEST(JsonFramer, CutsAnyFragmentation) {
@@ -334,4 +378,4 @@ word
 }
 
 }  // namespace
-}  // namespace millrace::daemon
+}  // namespace millrace::qmp

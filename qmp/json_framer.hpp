@@ -10,7 +10,7 @@
 #include <string>
 #include <string_view>
 
-namespace millrace::daemon {
+namespace millrace::qmp {
 
 class JsonFramer {
  public:
@@ -39,4 +39,4 @@ class JsonFramer {
   const char* broken_ = nullptr;
 };
 
-}  // namespace millrace::daemon
+}  // namespace millrace::qmp
