@@ -4,7 +4,8 @@ packages_build="g++ meson ninja-build pkg-config libdpdk-dev liburing-dev libnum
   libspdlog-dev nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libsystemd-dev libgtest-dev
   libgmock-dev libpcap-dev libbsd-dev libjansson-dev"
 packages_guests="qemu-system-x86 busybox-static cpio kmod iperf3 ethtool e2fsprogs iproute2 python3"
-packages_tests="dpdk dpdk-dev debootstrap ccache clang-16 libclang-rt-16-dev"
+packages_tests="dpdk dpdk-dev debootstrap ccache clang-16 libclang-rt-16-dev gdb strace
+  acpica-tools"
 
 say() { printf '\n\033[1m==> %s\033[0m\n' "$*"; }
 fail() { printf 'failed: %s\n' "$*" >&2; exit 1; }
