@@ -149,15 +149,16 @@ class Devices(SystemTest):
         super().setUp()
         self.daemon = Daemon(self.work)
 
-    def pair(self, cpus=1, more=(), **keys):
+    def pair(self, cpus=1, more=(), packed=True, **keys):
         guests = []
         for number, name in enumerate("ab"):
             guest = self.use(Vmm(self.work, name, cpus=cpus, more=more))
             if keys.get("control_queue"):
                 keys["mac"] = MACS[number]
-            guest.net(self.daemon.port(f"net-{name}", **keys), MACS[number])
-            image = self.daemon.image(f"disk-{name}", 64)
-            guests.append(guest.blk(self.daemon.disk(f"disk-{name}", path=image)))
+            guest.net(self.daemon.port(f"net-{name}", packed=packed, **keys), MACS[number])
+            disk = self.daemon.disk(f"disk-{name}", path=self.daemon.image(f"disk-{name}", 64),
+                                    packed=packed)
+            guests.append(guest.blk(disk))
         self.use(self.daemon)
         for guest in guests:
             guest.start(wait=False)
@@ -178,7 +179,13 @@ class Devices(SystemTest):
         sender.must("killall httpd; rm -r /tmp/web")
 
     def test_net_and_disk(self):
-        a, b = self.pair(cpus=2)
+        self.check_net_and_disk("packed", 2)
+
+    def test_net_and_disk_split(self):
+        self.check_net_and_disk("split", 4)
+
+    def check_net_and_disk(self, rings, cpus):
+        a, b = self.pair(cpus, packed=rings == "packed")
         self.assertGreaterEqual(scenes.ping(a, IPS[1]), 3)
         self.assertGreaterEqual(scenes.ping(b, IPS[0]), 3)
         self.checked_transfer(a, b, IPS[0])
@@ -188,10 +195,9 @@ class Devices(SystemTest):
             self.assertEqual(scenes.write_and_verify(guest, "vda", 8), 4)
             guest.must("umount /mnt && e2fsck -f -n /dev/vda", 120)
             self.assertNotRegex(guest.must("dmesg"), "I/O error|BUG:|WARNING:")
-        for port in self.daemon.ask("query-ports"):
-            formats = {queue["format"] for queue in port["virtqueues"] if queue["enabled"]}
-            self.report(f"{port['name']}: rings are {' and '.join(sorted(formats))}")
-            self.assertEqual(len(formats), 1)
+        for device in self.daemon.ask("query-ports") + self.daemon.ask("query-disks"):
+            self.assertEqual({queue["format"] for queue in device["virtqueues"]
+                              if queue["enabled"]}, {rings})
         self.assertEqual([a.stop(), b.stop()], [POWERED_OFF] * 2)
 
     def test_restart(self):
@@ -271,7 +277,13 @@ class Devices(SystemTest):
 
     def test_daemon_killed(self):
         """kill -9 of the daemon under verified writes and a running ping: the guests wait."""
-        a, b = self.pair()
+        self.check_daemon_killed(packed=True)
+
+    def test_daemon_killed_split(self):
+        self.check_daemon_killed(packed=False)
+
+    def check_daemon_killed(self, packed):
+        a, b = self.pair(packed=packed)
         scenes.make_filesystem(a, "vda")
         b.must(f"ping -i 0.2 {IPS[0]} >/tmp/ping 2>&1 &")
         load = scenes.FileLoad(a, "vda")
