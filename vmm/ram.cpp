@@ -77,12 +77,17 @@ Result<void> bind_to_node(const RamRegion& region, int node) {
   return {};
 }
 
-Result<void> touch(const RamRegion& region) {
+// `page_size`: RamConfig's.
+Result<void> touch(const RamRegion& region, std::uint64_t page_size) {
 #ifndef MADV_POPULATE_WRITE
   constexpr int MADV_POPULATE_WRITE = 23;  // Linux 5.14
 #endif
   if (::madvise(region.host, region.size, MADV_POPULATE_WRITE) == 0) return {};
-  return fail_errno("cannot populate " + base::format_bytes(region.size) + " of guest memory");
+  const auto size = base::format_bytes(region.size);
+  if (page_size == 0) return fail_errno("cannot populate " + size + " of guest memory");
+  return fail("cannot take " + size + " of guest memory from the host's pool of huge pages of " +
+              base::format_bytes(page_size) +
+              ": too few are free; enlarge the pool (vm.nr_hugepages), or leave --pages out");
 }
 
 // Address space from a multiple of 1 GiB on: guest and host addresses agree in their low 30 bits,
@@ -108,7 +113,8 @@ Result<void> map_region(const RamConfig& config, const RamRegion& region) {
     if (auto ok = bind_to_node(region, config.numa_node); !ok) return ok;
   }
   // A hugetlb pool that is too small would show as SIGBUS in the middle of the guest's life.
-  return config.prefault || config.page_size != 0 ? touch(region) : Result<void>{};
+  return config.prefault || config.page_size != 0 ? touch(region, config.page_size)
+                                                  : Result<void>{};
 }
 
 }  // namespace

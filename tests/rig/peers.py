@@ -34,6 +34,12 @@ class HugePages:
             with open(self._FILE, "w") as file:
                 file.write(str(self.before))
 
+    @staticmethod
+    def free():
+        """Pages of the pool that nobody has."""
+        with open("/proc/meminfo") as file:
+            return int(re.search(r"HugePages_Free:\s+(\d+)", file.read()).group(1))
+
     def _read(self):
         with open(self._FILE) as file:
             return int(file.read())

@@ -1,8 +1,10 @@
 """millrace-vmm under real KVM: stock Debian guests, every queue of theirs served by the daemon.
 Where this machine's KVM cannot run them, all of it runs in the virtual host."""
 
+import lzma
 import os
 import re
+import struct
 import sys
 import time
 
@@ -11,6 +13,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 from tests.rig import assets, inside, scenes, settings
 from tests.rig.case import SystemTest
 from tests.rig.daemon import Daemon
+from tests.rig.peers import HugePages
 from tests.rig.process import RigError, run, wait_for
 from tests.rig.vmm import Vmm
 
@@ -49,6 +52,22 @@ class Boot(SystemTest):
 
     def test_generic_6_12(self):
         self.check_flavour("generic-6.12")
+
+    def test_elf(self):
+        """The ELF file inside a stock kernel's image, entered by its PVH note."""
+        vmlinuz, _, version = assets.kernel("generic")
+        vmlinux = self.work / "vmlinux"
+        with open(vmlinuz, "rb") as image, open(vmlinux, "wb") as out:
+            data = image.read()
+            offset, size = struct.unpack_from("<II", data, 0x248)  # payload_offset, payload_length
+            begin = (data[0x1f1] + 1) * 512 + offset
+            out.write(lzma.LZMADecompressor().decompress(data[begin:begin + size]))
+        guest = Vmm(self.work, flavour="generic")
+        guest.command[guest.command.index("--kernel") + 1] = vmlinux
+        self.use(guest).start()
+        self.assertEqual(guest.must("uname -r"), version)
+        self.assertEqual(guest.must("cat /proc/sys/kernel/bootloader_type"), str(0xb0))  # PVH, KVM
+        self.assertEqual(guest.stop(), POWERED_OFF)
 
     def test_what_the_kernel_finds(self):
         """Its boot log: KVM's help for guests is used, legacy devices are neither there nor
@@ -106,6 +125,53 @@ class Boot(SystemTest):
         guest.process.signal(15)
         self.assertEqual(guest.process.wait(60), FAILED)
         self.assertIn("stopped before it had powered itself off", guest.log())
+
+
+class Memory(SystemTest):
+    """Where a guest's memory comes from."""
+
+    def boot(self, *more):
+        daemon = Daemon(self.work)
+        guest = self.use(Vmm(self.work, more=more))
+        guest.blk(daemon.disk("disk", path=daemon.image("disk", 64)))
+        self.use(daemon)
+        return guest.start()
+
+    def resident(self, guest):
+        """MiB of shared memory that the process has."""
+        with open(f"/proc/{guest.process.pid}/status") as file:
+            return int(re.search(r"RssShmem:\s+(\d+) kB", file.read()).group(1)) >> 10
+
+    def check_disk(self, guest):
+        scenes.make_filesystem(guest, "vda")
+        self.assertEqual(scenes.write_and_verify(guest, "vda", 8), 4)
+
+    def test_huge_pages(self):
+        """The daemon serves a guest whose memory is the host's pool of 2 MiB pages."""
+        with HugePages(160):
+            before = HugePages.free()
+            guest = self.boot("--pages", "2M")
+            self.check_disk(guest)
+            self.assertGreater(before - HugePages.free(), 16)
+            self.assertEqual(guest.stop(), POWERED_OFF)
+            wait_for("the pages to come back", lambda: HugePages.free() == before)
+        few = run([settings.program("millrace-vmm"), "--kernel", assets.kernel("cloud")[0],
+                   "--pages", "2M", "--console", "none"], check=False)
+        self.assertEqual(few.returncode, FAILED)
+        self.assertRegex(few.stdout, "millrace-vmm: .*pool of huge pages of 2.*nr_hugepages")
+
+    def test_populated_as_touched_or_at_the_start(self):
+        lazy = self.boot()
+        self.assertLess(self.resident(lazy), 200)
+        self.assertEqual(lazy.stop(), POWERED_OFF)
+
+    def test_prefault_on_a_node(self):
+        guest = self.boot("--prefault", "--numa-node", "0")
+        self.assertGreaterEqual(self.resident(guest), 250)
+        with open(f"/proc/{guest.process.pid}/numa_maps") as file:
+            self.assertRegex(file.read(), r"bind:0 file=/memfd:")
+        self.check_disk(guest)
+        self.assertEqual(guest.stop(), POWERED_OFF)
 
 
 class Refused(SystemTest):
