@@ -52,6 +52,12 @@ sha256sum -c /tmp/sums | grep -c OK"""
     return int(guest.must(script, 180).splitlines()[-1])
 
 
+def unmount(guest, point="/mnt"):
+    """Also where the kernel is not quite done with what had a file of it open."""
+    guest.must(f"i=0; until umount {point}; do i=$((i + 1)); [ $i -lt 25 ] || exit 1; sleep 0.2; "
+               "done", 60)
+
+
 class FileLoad:
     """A program in the guest that writes files, and reads each back from the disk, until ended."""
 
@@ -84,9 +90,10 @@ sh /tmp/load >/dev/null 2>&1 &"""
         case.assertEqual(guest.must("cat /tmp/bad 2>/dev/null || echo none"), "none")
         case.assertNotIn("I/O error", guest.must("dmesg"))
         rounds = int(guest.must("cat /tmp/rounds"))
-        files = guest.must(f"umount {point} && mount /dev/{self.disk} {point} && "
-                           "cat /tmp/sum.* >/tmp/sums && sha256sum -c /tmp/sums | grep -c OK; "
-                           f"umount {point}", timeout)
+        unmount(guest, point)
+        files = guest.must(f"mount /dev/{self.disk} {point} && cat /tmp/sum.* >/tmp/sums && "
+                           "sha256sum -c /tmp/sums | grep -c OK", timeout)
+        unmount(guest, point)
         case.assertEqual(int(files), min(rounds, self.FILES))
         return rounds
 

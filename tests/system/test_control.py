@@ -58,7 +58,10 @@ class Commands(ControlTest):
             "query-commands", "query-version", "query-status", "query-ports", "query-disks",
             "query-uplinks", "query-sessions", "query-reactors", "query-counters", "query-all",
             "query-metrics", "query-addresses", "port-add", "port-remove", "port-flush",
-            "disk-add", "disk-remove", "disk-resize", "uplink-add", "uplink-remove", "quit"})
+            "disk-add", "disk-remove", "disk-resize", "uplink-add", "uplink-remove", "quit",
+            "query-companions", "rng-add", "rng-remove", "console-add", "console-remove",
+            "console-port-add", "console-port-remove", "balloon-add", "balloon-remove",
+            "balloon-resize"})
 
     def test_arguments_that_are_not_wanted(self):
         for each in self.ask("query-commands"):
@@ -176,6 +179,36 @@ class Commands(ControlTest):
         self.refused("DeviceNotFound", "port-remove", name="db0")
         self.refused("DeviceNotFound", "disk-remove", name="x")
         self.assertEqual(len(self.ask("query-sessions")), 2)
+
+    def test_companions(self):
+        """Entropy, a console with its ports and a balloon come with their keys, change, and go."""
+        for kind in ("rng", "console", "balloon"):
+            self.ask(f"{kind}-add", name=f"a-{kind}", socket=self.daemon.socket(kind))
+            self.refused("GenericError", f"{kind}-add", name=f"a-{kind}",
+                         socket=self.daemon.socket("other"))
+            self.refused("GenericError", f"{kind}-add", name="x", socket=self.port)
+            self.refused("DeviceNotFound", f"{kind}-remove", name="nobody")
+        listed = {each["name"]: each for each in self.ask("query-companions")}
+        self.assertEqual({name: each["kind"] for name, each in listed.items()},
+                         {"a-rng": "rng", "a-console": "console", "a-balloon": "balloon"})
+        agent = self.daemon.socket("agent")
+        self.ask("console-port-add", console="a-console", name="agent", socket=agent)
+        self.refused("GenericError", "console-port-add", console="a-console", name="agent",
+                     socket=self.daemon.socket("again"))
+        self.refused("DeviceNotFound", "console-port-add", console="nobody", name="agent",
+                     socket=self.daemon.socket("again"))
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(agent)
+        self.ask("console-port-remove", console="a-console", name="agent")
+        self.assertFalse(os.path.exists(agent))
+        self.refused("DeviceNotFound", "console-port-remove", console="a-console", name="agent")
+        self.ask("balloon-resize", name="a-balloon", size="64MiB")
+        self.refused("GenericError", "balloon-resize", name="a-balloon", size="much")
+        self.refused("DeviceNotFound", "balloon-resize", name="nobody", size="1MiB")
+        for kind in ("rng", "console", "balloon"):
+            self.ask(f"{kind}-remove", name=f"a-{kind}")
+            self.assertFalse(os.path.exists(self.daemon.socket(kind)))
+        self.assertEqual(self.ask("query-companions"), [])
 
     def test_disk_resize(self):
         """To a size, and to what the file has by now."""

@@ -199,7 +199,8 @@ class Migration(SystemTest):
         self.assertGreaterEqual(scenes.ping(z, THERE), 3)
         self.assertGreaterEqual(scenes.ping(peer, HERE), 3)
         self.assertEqual(scenes.write_and_verify(z, "vda", 4), 4)
-        z.must("umount /mnt && e2fsck -f -n /dev/vda")
+        scenes.unmount(z)
+        z.must("e2fsck -f -n /dev/vda")
         self.assertNotRegex(z.must("dmesg"), "I/O error|EXT4-fs error|is not a head")
 
     def test_split(self):
