@@ -197,8 +197,10 @@ class Driver(SystemTest):
         for _ in range(2):
             self.daemon.kill9()
             self.daemon.start()
-            wait_for("the guests to come back", lambda: all(
-                each["connected"] for each in self.daemon.ask("query-sessions")), 60)
+            # Connected is not yet set up again.
+            wait_for("the guests' queues to run again", lambda: all(
+                any(queue["enabled"] for queue in each["virtqueues"])
+                for each in self.daemon.ask("query-ports")), 60)
             self.assertTrue(self.port("net-b")["driver"]["rss"])
             self.assertGreaterEqual(scenes.ping(a, IPS[1]), 3)
             grown = self.growth(b, lambda: self.send(a, 6000))
