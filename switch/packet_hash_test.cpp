@@ -3,7 +3,8 @@
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include <algorithm>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -92,7 +93,8 @@ PacketHash::Result hash(const Bytes& frame, std::uint32_t kinds,
   packet.header.fill(std::byte{0xee});
   packet.header_size = static_cast<std::uint16_t>(std::min(frame.size(), fetched));
   packet.length = static_cast<std::uint32_t>(frame.size());
-  std::memcpy(packet.header.data(), frame.data(), packet.header_size);
+  std::ranges::copy(std::as_bytes(std::span{frame}).first(packet.header_size),
+                    packet.header.begin());
   return PacketHash{kinds, known_key}.of(packet);
 }
 

@@ -1,5 +1,6 @@
 #include "virtio/kept_area.hpp"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstring>
@@ -52,7 +53,7 @@ void KeptArea::store(std::span<const std::byte> record) {
   // The compiler keeps the steps in order; a process that dies has done those before.
   std::memset(to, 0, sizeof header);
   std::atomic_signal_fence(std::memory_order_seq_cst);
-  std::memcpy(to + sizeof header, record.data(), record.size());
+  std::ranges::copy(record, to + sizeof header);
   std::atomic_signal_fence(std::memory_order_seq_cst);
   std::memcpy(to, &header, sizeof header);
 }
