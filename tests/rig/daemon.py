@@ -83,7 +83,7 @@ class Daemon:
         return "\n".join(lines) + "\n"
 
     def start(self, timeout=60, config=None):
-        """Starts it; answers when its control socket does."""
+        """Starts it; answers when it serves all that its configuration has."""
         path = config or self.path("toml")
         if config is None:
             with open(path, "w") as file:
@@ -92,6 +92,8 @@ class Daemon:
         self.process = Child([settings.program("millraced"), "--config", path], self.path("log"),
                              name="millraced", env=self._environment())
         wait_for("the control socket", self._answers, timeout)
+        if config is None:
+            wait_for("all sockets", self._serves, timeout)
         return self
 
     def _environment(self):
@@ -106,6 +108,14 @@ class Daemon:
             return True
         except (OSError, RigError):
             return False
+
+    def _serves(self):
+        self.process.expect_running()
+        with self.qmp(timeout=5) as qmp:
+            found = {"port": qmp("query-ports"), "disk": qmp("query-disks")}
+        wanted = {kind: sum(each == kind for each, _ in self.tables) for kind in found}
+        return all(len(found[kind]) == wanted[kind] and
+                   all(unit["state"] != "starting" for unit in found[kind]) for kind in found)
 
     def stop(self, timeout=30):
         """SIGTERM; the daemon must drain and exit 0."""
