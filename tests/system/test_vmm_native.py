@@ -33,11 +33,14 @@ class Native(SystemTest):
         daemon.disk("disk", backend="ram", size="1MiB")
         self.use(daemon)
         console, socket = self.work / "console", self.work / "socket"
-        done = self.start(daemon, "--console", console, "--second-console", f"socket:{socket}")
+        # What a sanitizer does at the end (ptrace, /proc) is not on the list of a guest's program.
+        more = ["--sandbox", "off"] if settings.sanitized() else []
+        done = self.start(daemon, "--console", console, "--second-console", f"socket:{socket}",
+                          *more)
         self.assertEqual(done.returncode, POWERED_OFF, done.stdout)
         with open(console) as file:
             self.assertEqual(file.read().split("\n"), ["discovered", *ROUND * 2, ""])
-        self.assertNotIn("sandbox", done.stdout)
+        self.assertEqual("sandbox" in done.stdout, bool(more), done.stdout)
         self.assertFalse(os.path.exists(socket), "the console's socket is left behind")
         self.assertIn("the sandbox is off", self.start(daemon, "--sandbox", "off").stdout)
 
