@@ -40,12 +40,13 @@ class Bench(SystemTest):
     def test_disk(self):
         """What is written is what is read, in both ring formats, and the daemon counts the same."""
         daemon, done = self.daemon(), 0
-        for options in ((), ("--packed",), ("--depth", 1, "--size", 512),
+        for options in ((), ("--packed",), ("--depth", 1, "--size", 512, "--span", 1 << 20),
                         ("--size", 65536, "--write", 50), ("--sequential",)):
             with self.subTest(options=options):
                 seen = self.figures("blk", self.disk, "--verify", *options)
                 size = int(options[options.index("--size") + 1]) if "--size" in options else 4096
-                self.assertEqual(seen["verified_blocks"], (16 << 20) // size)
+                span = options[-1] if "--span" in options else 16 << 20
+                self.assertEqual(seen["verified_blocks"], span // size)
                 self.assertGreater(seen["operations"], 0)
                 done += 2 * seen["verified_blocks"] + seen["operations"]
                 self.assertEqual(seen["bytes"], seen["operations"] * size)
