@@ -1,33 +1,35 @@
 #include "bench/ring_driver.hpp"
 
-#include <algorithm>
-
 #include "base/check.hpp"
 #include "virtio/shared.hpp"
 
 namespace millrace::bench {
 
-namespace {
-
 namespace wire = virtio::wire;
 
-std::vector<std::uint16_t> all_free(unsigned places) {
-  std::vector<std::uint16_t> free;
-  free.reserve(places);
-  for (unsigned i = places; i > 0; --i) free.push_back(static_cast<std::uint16_t>(i - 1));
-  return free;
+RingDriver::RingDriver(SocketGuest& guest, unsigned ring, unsigned segments)
+    : guest_{guest}, ring_{ring}, segments_{segments}, places_{guest.ring(ring).size / segments} {
+  CHECK(places_ > 0);
+  free_.reserve(places_);
+  for (unsigned i = places_; i > 0; --i) free_.push_back(static_cast<std::uint16_t>(i - 1));
 }
 
-}  // namespace
+unsigned RingDriver::take_place() {
+  const unsigned place = free_.back();
+  free_.pop_back();
+  return place;
+}
+
+bool RingDriver::free_place(unsigned place) {
+  broken_ = place >= places_ || free_.size() == places_;
+  if (!broken_) free_.push_back(static_cast<std::uint16_t>(place));
+  return !broken_;
+}
 
 SplitDriver::SplitDriver(SocketGuest& guest, unsigned ring, unsigned segments)
-    : guest_{guest},
-      ring_{ring},
-      segments_{segments},
-      places_{guest.ring(ring).size / segments},
-      mask_{static_cast<std::uint16_t>(guest.ring(ring).size - 1)},
-      free_{all_free(places_)} {
-  CHECK(!guest.packed() && places_ > 0);
+    : RingDriver{guest, ring, segments},
+      mask_{static_cast<std::uint16_t>(guest.ring(ring).size - 1)} {
+  CHECK(!guest.packed());
   const auto& at = guest.ring(ring);
   descriptors_ = reinterpret_cast<wire::Descriptor*>(guest.at(at.descriptors));
   available_ = reinterpret_cast<wire::Available*>(guest.at(at.available));
@@ -38,8 +40,7 @@ SplitDriver::SplitDriver(SocketGuest& guest, unsigned ring, unsigned segments)
 }
 
 void SplitDriver::add(std::span<const Segment> chain) {
-  const unsigned place = free_.back();
-  free_.pop_back();
+  const unsigned place = take_place();
   const auto head = static_cast<std::uint16_t>(place * segments_);
   for (unsigned i = 0; i < segments_; ++i) {
     const bool last = i + 1 == segments_;
@@ -61,27 +62,21 @@ bool SplitDriver::publish() {
 }
 
 std::optional<Completed> SplitDriver::reap() {
-  if (broken_) return std::nullopt;
+  if (broken()) return std::nullopt;
   if (reaped_ == seen_) {
     seen_ = virtio::load_acquire(&used_->index).host();
     if (reaped_ == seen_) return std::nullopt;
   }
   const auto element = elements_[reaped_++ & mask_];
-  const auto place = element.id.host() / segments_;
-  broken_ = place >= places_ || element.id.host() % segments_ != 0 || free_.size() == places_;
-  if (broken_) return std::nullopt;
-  free_.push_back(static_cast<std::uint16_t>(place));
+  // A head that is none is no place either.
+  const auto place = element.id.host() % segments_ == 0 ? element.id.host() / segments_ : places_;
+  if (!free_place(place)) return std::nullopt;
   return Completed{place, element.length.host()};
 }
 
 PackedDriver::PackedDriver(SocketGuest& guest, unsigned ring, unsigned segments)
-    : guest_{guest},
-      ring_{ring},
-      segments_{segments},
-      places_{guest.ring(ring).size / segments},
-      size_{guest.ring(ring).size},
-      free_{all_free(places_)} {
-  CHECK(guest.packed() && places_ > 0);
+    : RingDriver{guest, ring, segments}, size_{guest.ring(ring).size} {
+  CHECK(guest.packed());
   const auto& at = guest.ring(ring);
   descriptors_ = reinterpret_cast<wire::PackedDescriptor*>(guest.at(at.descriptors));
   auto* const driver = reinterpret_cast<wire::EventSuppression*>(guest.at(at.available));
@@ -101,8 +96,7 @@ void PackedDriver::advance(std::uint16_t& index, bool& wrap, unsigned by) const 
 }
 
 void PackedDriver::add(std::span<const Segment> chain) {
-  const auto place = free_.back();
-  free_.pop_back();
+  const auto place = static_cast<std::uint16_t>(take_place());
   for (unsigned i = 0; i < segments_; ++i) {
     auto& descriptor = descriptors_[next_];
     const auto flags = static_cast<std::uint16_t>(available_flags() |
@@ -131,17 +125,15 @@ bool PackedDriver::publish() {
 }
 
 std::optional<Completed> PackedDriver::reap() {
-  if (broken_) return std::nullopt;
+  if (broken()) return std::nullopt;
   const auto& descriptor = descriptors_[reap_next_];
   const auto flags = virtio::load_acquire(&descriptor.flags).host();
   const bool available = (flags & wire::descriptor_available) != 0,
              used = (flags & wire::descriptor_used) != 0;
   if (available != used || used != reap_wrap_) return std::nullopt;
   const Completed done{descriptor.id.host(), descriptor.length.host()};
-  broken_ = done.id >= places_ || free_.size() == places_;
-  if (broken_) return std::nullopt;
+  if (!free_place(done.id)) return std::nullopt;
   advance(reap_next_, reap_wrap_, segments_);
-  free_.push_back(static_cast<std::uint16_t>(done.id));
   return done;
 }
 

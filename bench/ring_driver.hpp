@@ -21,29 +21,45 @@ struct Segment {
   bool writable = false;  // by the device
 };
 
-class SplitDriver {
+// What both have in common: where buffers can be, and which of them are free.
+class RingDriver {
  public:
-  SplitDriver(SocketGuest& guest, unsigned ring, unsigned segments);
-
   // How many buffers can be with the device at once.
   [[nodiscard]] unsigned places() const { return places_; }
   [[nodiscard]] bool room() const { return !free_.empty(); }
   // The place of the next buffer, below places(). There must be room.
   [[nodiscard]] unsigned next_place() const { return free_.back(); }
-  // Puts a buffer up at that place, not visible yet; `chain` has exactly the segments that the
+  void kick() { guest_.kick(ring_); }
+  // The device gave back what it was not given: nothing comes from reap() any more.
+  [[nodiscard]] bool broken() const { return broken_; }
+
+ protected:
+  RingDriver(SocketGuest& guest, unsigned ring, unsigned segments);
+  unsigned take_place();
+  // False: that is no place, or all are free; the device is broken().
+  bool free_place(unsigned place);
+
+  SocketGuest& guest_;
+  const unsigned ring_, segments_, places_;
+
+ private:
+  std::vector<std::uint16_t> free_;
+  bool broken_ = false;
+};
+
+class SplitDriver : public RingDriver {
+ public:
+  SplitDriver(SocketGuest& guest, unsigned ring, unsigned segments);
+
+  // Puts a buffer up at next_place(), not visible yet; `chain` has exactly the segments that the
   // driver was made for.
   void add(std::span<const Segment> chain);
   // Makes what was added visible. True: the device wants to be kicked.
   bool publish();
-  void kick() { guest_.kick(ring_); }
   // A buffer that came back: its place, free again, and the bytes that the device says it wrote.
   std::optional<Completed> reap();
-  // The device gave back what it was not given: nothing comes from reap() any more.
-  [[nodiscard]] bool broken() const { return broken_; }
 
  private:
-  SocketGuest& guest_;
-  const unsigned ring_, segments_, places_;
   const std::uint16_t mask_;
   virtio::wire::Descriptor* descriptors_;
   virtio::wire::Available* available_;
@@ -51,29 +67,20 @@ class SplitDriver {
   const virtio::wire::Used* used_;
   const virtio::wire::UsedElement* elements_;
   std::uint16_t next_ = 0, published_ = 0, reaped_ = 0, seen_ = 0;
-  std::vector<std::uint16_t> free_;
-  bool broken_ = false;
 };
 
-class PackedDriver {
+class PackedDriver : public RingDriver {
  public:
   PackedDriver(SocketGuest& guest, unsigned ring, unsigned segments);
 
-  [[nodiscard]] unsigned places() const { return places_; }
-  [[nodiscard]] bool room() const { return !free_.empty(); }
-  [[nodiscard]] unsigned next_place() const { return free_.back(); }
   void add(std::span<const Segment> chain);
   bool publish();
-  void kick() { guest_.kick(ring_); }
   std::optional<Completed> reap();
-  [[nodiscard]] bool broken() const { return broken_; }
 
  private:
   [[nodiscard]] std::uint16_t available_flags() const;
   void advance(std::uint16_t& index, bool& wrap, unsigned by) const;
 
-  SocketGuest& guest_;
-  const unsigned ring_, segments_, places_;
   const std::uint16_t size_;
   virtio::wire::PackedDescriptor* descriptors_;
   const virtio::wire::EventSuppression* device_;
@@ -82,8 +89,6 @@ class PackedDriver {
   // The first descriptor of what was added and not published, and the flags that will show it.
   virtio::wire::PackedDescriptor* held_ = nullptr;
   std::uint16_t held_flags_ = 0;
-  std::vector<std::uint16_t> free_;
-  bool broken_ = false;
 };
 
 }  // namespace millrace::bench
