@@ -69,6 +69,15 @@ class Bench(SystemTest):
                 size = int(options[options.index("--size") + 1]) if "--size" in options else 64
                 self.assertEqual(seen["bytes"], seen["operations"] * size)
 
+    def test_back_end_that_connects(self):
+        """With --listen the sockets are the bench's, and the back-end comes to them."""
+        daemon = Daemon(self.work)
+        nics = [daemon.port(name, mode="connect") for name in ("a", "b")]
+        disk = daemon.disk("disk", mode="connect", path=daemon.image("disk", 16))
+        self.use(daemon.start())
+        self.assertGreater(self.figures("blk", disk, "--listen")["operations"], 0)
+        self.assertEqual(self.figures("net", *nics, "--listen")["wrong"], 0)
+
     def test_refusals(self):
         """One line says what is wrong."""
         daemon = self.daemon()
