@@ -121,7 +121,7 @@ TEST_F(RequestTest, FindsTheHeaderAndTheStatusInAnyLayout) {
       EXPECT_EQ(request->length, 4096u);
       EXPECT_EQ(request->status.guest_address, status_at_);
       EXPECT_EQ(request->status.at, mapping_->data() + status_at_);
-      EXPECT_EQ(request->ticket.id, 7);
+      EXPECT_EQ(request->ticket.id(), 7);
     }
   }
 }

@@ -13,6 +13,20 @@
 
 namespace millrace::net {
 
+// Copies up to Packet::header_max bytes, in blocks of fixed sizes that overlap. A byte of `in` may
+// be read twice, and one of the two is what arrives.
+inline void copy_header(std::byte* out, const std::byte* in, std::size_t size) noexcept {
+  const auto both_ends = [out, in, size]<std::size_t Block>() {
+    std::memcpy(out, in, Block);
+    std::memcpy(out + size - Block, in + size - Block, Block);
+  };
+  static_assert(vswitch::Packet::header_max <= 128);
+  if (size >= 64) return both_ends.template operator()<64>();
+  if (size >= 32) return both_ends.template operator()<32>();
+  if (size >= 16) return both_ends.template operator()<16>();
+  std::memcpy(out, in, size);
+}
+
 class Frame {
  public:
   // `packet` must outlive the Frame.
@@ -44,6 +58,17 @@ class Frame {
       left_ -= part;
     }
     return done;
+  }
+
+  // Copies all that is left to where it has room.
+  void read_rest(std::byte* out) noexcept {
+    if (current_.data() == packet_.header.data()) [[likely]] {
+      copy_header(out, current_.data(), current_.size());  // from its first byte: nothing was read
+      out += current_.size();
+      left_ -= current_.size();
+      current_ = {};
+    }
+    read({out, left_});
   }
 
   // Back to the first byte.

@@ -1,5 +1,6 @@
 #include "net/offload.hpp"
 
+#include <cstring>
 #include <utility>
 
 #include "switch/gso.hpp"
@@ -100,22 +101,32 @@ bool Acceptance::takes_whole(const vswitch::Packet& packet) const noexcept {
   return false;
 }
 
-virtio::wire::NetHeader describe(const Offload& offload, const Acceptance& acceptance) noexcept {
-  virtio::wire::NetHeader header{};
-  header.num_buffers = le16{1};
-  if (!acceptance.checksum) return header;
-  if (offload.checksum_needed) {
-    header.flags = flag::needs_csum;
-    header.csum_start = le16{offload.checksum_start};
-    header.csum_offset = le16{offload.checksum_offset};
-  } else if (offload.checksum_verified) {
-    header.flags = flag::data_valid;
+// Put together in registers and stored whole: a header that is stored field by field and then
+// copied makes the copy wait for all of the stores.
+virtio::wire::NetHeader describe(const Offload& offload, const Acceptance& acceptance,
+                                 std::uint16_t buffers) noexcept {
+  std::uint64_t flags = 0, gso_type = 0, hdr_len = 0, gso_size = 0, start = 0;
+  std::uint32_t offset = 0;
+  if (acceptance.checksum) {
+    if (offload.checksum_needed) {
+      flags = flag::needs_csum;
+      start = offload.checksum_start;
+      offset = offload.checksum_offset;
+    } else if (offload.checksum_verified) {
+      flags = flag::data_valid;
+    }
+    if (offload.gso != Gso::none) {
+      gso_type = write_gso(offload.gso) | (offload.ecn ? gso::ecn : 0u);
+      gso_size = offload.gso_size;
+      hdr_len = offload.header_length;
+    }
   }
-  if (offload.gso == Gso::none) return header;
-  const std::uint8_t ecn = offload.ecn ? gso::ecn : std::uint8_t{0};
-  header.gso_type = static_cast<std::uint8_t>(write_gso(offload.gso) | ecn);
-  header.gso_size = le16{offload.gso_size};
-  header.hdr_len = le16{offload.header_length};
+  const base::le64 low{flags | gso_type << 8 | hdr_len << 16 | gso_size << 32 | start << 48};
+  const base::le32 high{offset | std::uint32_t{buffers} << 16};
+  virtio::wire::NetHeader header;
+  auto* const bytes = reinterpret_cast<std::byte*>(&header);
+  std::memcpy(bytes, &low, sizeof low);
+  std::memcpy(bytes + sizeof low, &high, sizeof high);
   return header;
 }
 

@@ -38,9 +38,11 @@ struct Acceptance {
   [[nodiscard]] bool takes_whole(const vswitch::Packet& packet) const noexcept;
 };
 
-// The header that a receiver gets with `packet`, which it takes as it is (§5.1.6.4.1). One buffer.
+// The header that a receiver gets with `packet`, which it takes as it is (§5.1.6.4.1), in so many
+// buffers.
 [[nodiscard]] virtio::wire::NetHeader describe(const vswitch::Offload& offload,
-                                               const Acceptance& acceptance) noexcept;
+                                               const Acceptance& acceptance,
+                                               std::uint16_t buffers = 1) noexcept;
 
 // Negotiated offloads as words for status: "csum guest_csum tso4 ..." or "none". Control.
 [[nodiscard]] std::string offload_names(std::uint64_t features);

@@ -86,7 +86,9 @@ class RxPort final : public virtio::QueueWorker, public vswitch::Port {
   void accept_segments(R& ring, const vswitch::Packet& packet) noexcept;
   // Puts one frame into one buffer, or into as many as it needs; all or nothing.
   template <class Header, class R>
-  Outcome write(R& ring, Header header, Frame& frame) noexcept;
+  Outcome write(R& ring, const vswitch::Packet& packet, Frame& frame) noexcept;
+  template <class Header>
+  void put_header(const Header& header) noexcept;
   // Gives all buffers of this packet back to the ring, unused.
   template <class R>
   Outcome back(R& ring, virtio::Mark mark, Outcome outcome) noexcept;
@@ -105,7 +107,7 @@ class RxPort final : public virtio::QueueWorker, public vswitch::Port {
   std::shared_ptr<const RxFilter> filter_;
   std::shared_ptr<const vswitch::PacketHash> hash_;
   CallPacer pacer_;
-  std::size_t written_ = 0;  // frames of this burst
+  std::uint64_t written_ = 0, written_bytes_ = 0;  // frames of this burst
   SwitchSide side_;
   base::Reactor* reactor_ = nullptr;
   bool quiesced_ = false;

@@ -1,18 +1,23 @@
 #include "net/tx_worker.hpp"
 
 #include <algorithm>
+#include <atomic>
+#include <cstring>
 
 #include "base/check.hpp"
+#include "net/frame.hpp"
 #include "net/offload.hpp"
 
 namespace millrace::net {
 
 using virtio::Fault;
 using virtio::Take;
+using virtio::wire::NetHeader;
 using vswitch::Packet;
 
 namespace {
 constexpr std::size_t frame_min = 14;  // an Ethernet header
+constexpr std::size_t cache_line = 64;
 }  // namespace
 
 TxWorker::TxWorker(std::unique_ptr<virtio::Queue> queue, std::uint64_t features,
@@ -72,7 +77,10 @@ void TxWorker::disarm() noexcept {
 template <class R>
 bool TxWorker::visit(R& ring) noexcept {
   const Take last = collect(ring);
-  if (count_ > 0) side_.bridge->forward(port_, {packets_.data(), count_});
+  // Of the next burst: the descriptors now, the frames once the descriptors are here.
+  if (taken_ > 0) ring.prefetch(vswitch::burst_max);
+  if (count_ > 0) forward();
+  if (taken_ > 0) ring.prefetch_to_read(vswitch::burst_max);
   for (std::size_t i = 0; i < taken_; ++i) ring.give(tickets_[i], 0);
   if (taken_ > 0) pacer_.publish(queue(), taken_, *reactor_);
   if (last == Take::fault) queue().poison(ring.fault(), reactor_->calls());
@@ -92,37 +100,72 @@ Take TxWorker::collect(R& ring) noexcept {
     if (last != Take::chain) break;
     tickets_[taken_++] = chain_.ticket();
     if (!sending) continue;
-    if (build(packets_[count_])) {
+    if (describe(packets_[count_], heads_[count_])) {
       bytes += packets_[count_++].length;
     } else {
       side_.counters->drop_malformed.add();
     }
   }
-  if (count_ > 0) traffic_.packets.add(count_), traffic_.bytes.add(bytes);
   return last;
 }
 
-bool TxWorker::build(Packet& packet) noexcept {
+bool TxWorker::describe(Packet& packet, const std::byte*& head) noexcept {
   const auto segments = chain_.readable();
   const std::uint64_t bytes = chain_.readable_bytes();
   if (bytes < header_size_ + frame_min || bytes > header_size_ + Packet::length_max) return false;
-  // What a longer header goes on with says nothing about a frame that is sent.
-  virtio::wire::NetHeader request{};
-  const std::span<std::byte> raw = std::as_writable_bytes(std::span{&request, 1});
-  virtio::copy_from(segments, 0, raw.first(std::min(header_size_, raw.size())));
   packet.length = static_cast<std::uint32_t>(bytes - header_size_);
   packet.header_size =
       static_cast<std::uint16_t>(std::min<std::size_t>(packet.length, Packet::header_max));
-  virtio::copy_from(segments, header_size_, std::span{packet.header}.first(packet.header_size));
   packet.source = port_;
   packet.vlan = 0;
   packet.priority = 0;
   packet.flow_hash = 0;
   packet.completion = nullptr;
   packet.token = 0;
-  if (!read_request(request, features_, packet.offload)) return false;
+  const std::size_t fetched = header_size_ + packet.header_size;
+  if (segments.front().size >= fetched) [[likely]] {
+    head = segments.front().data;
+    for (std::size_t at = 0; at < fetched; at += cache_line) __builtin_prefetch(head + at);
+  } else {
+    head = nullptr;
+    // What a longer header goes on with says nothing about a frame that is sent.
+    NetHeader request{};
+    const auto raw = std::as_writable_bytes(std::span{&request, 1});
+    virtio::copy_from(segments, 0, raw.first(std::min(header_size_, raw.size())));
+    virtio::copy_from(segments, header_size_, std::span{packet.header}.first(packet.header_size));
+    if (!read_request(request, features_, packet.offload)) return false;
+  }
   name_payload(packet);
   return true;
+}
+
+// Each byte of the headers is fetched here or was in describe(), and is not looked at again.
+bool TxWorker::fetch(Packet& packet, const std::byte* head) noexcept {
+  if (head == nullptr) return true;
+  NetHeader request{};
+  std::memcpy(&request, head, std::min(header_size_, sizeof request));
+  copy_header(packet.header.data(), head + header_size_, packet.header_size);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  return read_request(request, features_, packet.offload);
+}
+
+void TxWorker::forward() noexcept {
+  std::size_t first = 0;
+  std::uint64_t sent = 0, bytes = 0;
+  const auto hand_over = [&](std::size_t end) {
+    if (first < end) side_.bridge->forward(port_, {packets_.data() + first, end - first});
+    first = end + 1;
+  };
+  for (std::size_t i = 0; i < count_; ++i) {
+    if (fetch(packets_[i], heads_[i])) {
+      ++sent, bytes += packets_[i].length;
+      continue;
+    }
+    side_.counters->drop_malformed.add();
+    hand_over(i);
+  }
+  hand_over(count_);
+  if (sent > 0) traffic_.packets.add(sent), traffic_.bytes.add(bytes);
 }
 
 void TxWorker::name_payload(Packet& packet) noexcept {

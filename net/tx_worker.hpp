@@ -1,9 +1,10 @@
 // TxWorker: a guest's transmit queue: takes frames from the ring and forwards them into the switch.
 //
-// One visit: take a burst, fetch each virtio_net_hdr and frame header once, forward, give every
-// chain back, signal once. Nothing is in flight between visits. A frame that cannot be one (shorter
-// than an Ethernet header, an offload that was not negotiated) is dropped and counted; a fault of
-// the ring poisons the queue. The offload request is checked against the frame by the Bridge.
+// One visit: take a burst and ask for the beginnings of its frames, fetch each virtio_net_hdr and
+// frame header once, forward, give every chain back, signal once. Nothing is in flight between
+// visits. A frame that cannot be one (shorter than an Ethernet header, an offload that was not
+// negotiated) is dropped and counted; a fault of the ring poisons the queue. The offload request is
+// checked against the frame by the Bridge.
 //
 // A ring that was enabled and then disabled is emptied without sending (vhost-user, "Ring states");
 // one that was not enabled yet keeps its frames until it is.
@@ -50,12 +51,15 @@ class TxWorker final : public virtio::QueueWorker {
   [[nodiscard]] bool holding() noexcept;
   template <class R>
   bool visit(R& ring) noexcept;
-  // Fills packets_ and tickets_; returns the ring's last word.
+  // Fills tickets_, and packets_ but for their headers; returns the ring's last word.
   template <class R>
   virtio::Take collect(R& ring) noexcept;
-  // False: the chain holds no frame that may be sent.
-  [[nodiscard]] bool build(vswitch::Packet& packet) noexcept;
+  // False: the chain is no frame.
+  [[nodiscard]] bool describe(vswitch::Packet& packet, const std::byte*& head) noexcept;
   void name_payload(vswitch::Packet& packet) noexcept;
+  // Fetches the headers, and hands over what may be sent.
+  void forward() noexcept;
+  [[nodiscard]] bool fetch(vswitch::Packet& packet, const std::byte* head) noexcept;
 
   const std::uint64_t features_;
   const std::size_t header_size_;
@@ -72,6 +76,8 @@ class TxWorker final : public virtio::QueueWorker {
   bool bounce_used_ = false;
   std::array<virtio::Ticket, vswitch::burst_max> tickets_;
   std::array<vswitch::Packet, vswitch::burst_max> packets_;
+  // Where a packet's net header and frame header lie; nullptr: they are in parts, and fetched.
+  std::array<const std::byte*, vswitch::burst_max> heads_;
   virtio::Chain chain_;
   std::unique_ptr<std::byte[]> bounce_;  // Packet::length_max bytes
 };

@@ -4,19 +4,12 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 #include <limits>
 #include <new>
 
 #include "base/check.hpp"
 
 namespace millrace::vswitch {
-
-MacKey mac_key(const std::byte* address, std::uint16_t vlan) noexcept {
-  MacKey key = 0;
-  std::memcpy(&key, address, 6);
-  return key | MacKey{vlan} << key_vlan_shift;
-}
 
 void MacTable::Unmap::operator()(Bucket* buckets) const noexcept {
   ::munmap(buckets, bytes);
@@ -66,15 +59,18 @@ bool MacTable::expired(const Bucket& bucket, unsigned way, std::uint32_t now) co
   return bucket.fixed[way] == 0 && now - bucket.stamps[way] >= limit_ticks_;
 }
 
-PortId MacTable::find(MacKey key, std::uint32_t now) const noexcept {
+PortId MacTable::find_in_table(MacKey key, std::uint32_t now) noexcept {
   const Place at = locate(key);
   if (at.bucket == nullptr || expired(*at.bucket, at.way, now)) return no_port;
-  return at.bucket->ports[at.way];
+  const PortId port = at.bucket->ports[at.way];
+  memo_of(key, now) = {key, epoch_, port};
+  return port;
 }
 
 void MacTable::clear(Bucket& bucket, unsigned way) noexcept {
   if (bucket.fixed[way] == 0) --learned_[bucket.ports[way]];
   --size_;
+  ++epoch_;
   bucket.keys[way] = 0;
   bucket.fixed[way] = 0;
   bucket.moves[way] = 0;
@@ -110,6 +106,7 @@ MacTable::Learned MacTable::insert(MacKey key, PortId port, std::uint32_t quota,
   at.bucket->ports[at.way] = port;
   ++learned_[port];
   ++size_;
+  ++epoch_;
   return Learned::news;
 }
 
@@ -118,22 +115,28 @@ bool MacTable::move(Place at, PortId port, std::uint32_t quota, std::uint32_t no
   if (learned_[port] >= quota) return false;
   --learned_[bucket.ports[at.way]];
   ++learned_[port];
+  ++epoch_;
   bucket.ports[at.way] = port;
   bucket.stamps[at.way] = now;
   return true;
 }
 
-MacTable::Learned MacTable::learn(MacKey key, PortId port, std::uint32_t quota,
-                                  std::uint32_t now) noexcept {
+MacTable::Learned MacTable::learn_in_table(MacKey key, PortId port, std::uint32_t quota,
+                                           std::uint32_t now) noexcept {
   const Place at = locate(key);
   if (at.bucket == nullptr) return insert(key, port, quota, now);
   Bucket& bucket = *at.bucket;
   if (bucket.fixed[at.way] != 0) {
-    return bucket.ports[at.way] == port ? Learned::known : Learned::forbidden;
+    if (bucket.ports[at.way] != port) return Learned::forbidden;
+    memo_of(key, now) = {key, epoch_, port};
+    return Learned::known;
   }
   const std::uint32_t age = now - bucket.stamps[at.way];
   if (bucket.ports[at.way] == port) {
-    if (age < renew_ticks_) return Learned::known;
+    if (age < renew_ticks_) {
+      memo_of(key, now) = {key, epoch_, port};
+      return Learned::known;
+    }
     bucket.stamps[at.way] = now;
     return Learned::news;
   }
@@ -160,6 +163,7 @@ void MacTable::learn_remote(MacKey key, PortId port, std::uint32_t quota,
 }
 
 void MacTable::forget_stamp(MacKey key, std::uint32_t now) noexcept {
+  ++epoch_;
   const Place at = locate(key);
   if (at.bucket != nullptr) at.bucket->stamps[at.way] = now - renew_ticks_;
 }
@@ -180,6 +184,7 @@ bool MacTable::add_static(MacKey key, PortId port, std::uint32_t now) noexcept {
   at.bucket->fixed[at.way] = 1;
   at.bucket->moves[at.way] = 0;
   ++size_;
+  ++epoch_;
   return true;
 }
 

@@ -8,13 +8,17 @@
 //
 // Ageing: an entry is forgotten between 1 and 1.25 times the ageing time after its last frame. Its
 // stamp is renewed once a quarter of the ageing time at most, which is also when other shards are
-// told. Time is counted in ticks of 2^tick_shift TSC cycles (about 1 ms). Threads: made by control;
-// then its reactor only. No allocation after make().
+// told. Time is counted in ticks of 2^tick_shift TSC cycles (about 1 ms).
+//
+// What the table answered is remembered for the rest of the tick, or until anything in the table
+// changes: neighbouring frames are mostly of the same few addresses.
+// Threads: made by control; then its reactor only. No allocation after make().
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 
 #include "switch/packet.hpp"
@@ -23,8 +27,15 @@ namespace millrace::vswitch {
 
 // An address in a VLAN: 48 bits of address (first byte lowest) and 12 of VLAN above. 0: none.
 using MacKey = std::uint64_t;
-[[nodiscard]] MacKey mac_key(const std::byte* address, std::uint16_t vlan) noexcept;
 inline constexpr unsigned key_vlan_shift = 48;
+[[nodiscard]] inline MacKey mac_key(const std::byte* address, std::uint16_t vlan) noexcept {
+  // In two loads: what goes through memory in parts is slow to read back as a whole.
+  std::uint32_t low;
+  std::uint16_t high;
+  std::memcpy(&low, address, sizeof low);
+  std::memcpy(&high, address + sizeof low, sizeof high);
+  return low | MacKey{high} << 32 | MacKey{vlan} << key_vlan_shift;
+}
 
 struct MacTableConfig {
   unsigned addresses_max = 65'536;  // learned and static; the table has twice the room
@@ -50,13 +61,23 @@ class MacTable {
 
   // Notes that `key` was seen on `port`, which may hold `quota` learned addresses.
   [[nodiscard]] Learned learn(MacKey key, PortId port, std::uint32_t quota,
-                              std::uint32_t now) noexcept;
+                              std::uint32_t now) noexcept {
+    const Memo& memo = memo_of(key, now);
+    if (memo.key == key && memo.epoch == epoch_ && memo.port == port) [[likely]]
+      return Learned::known;
+    return learn_in_table(key, port, quota, now);
+  }
   // What another shard learned: no move guard, statics stay.
   void learn_remote(MacKey key, PortId port, std::uint32_t quota, std::uint32_t now) noexcept;
   // Makes the next frame of `key` news again (the other shards could not be told).
   void forget_stamp(MacKey key, std::uint32_t now) noexcept;
   // The port, or no_port.
-  [[nodiscard]] PortId find(MacKey key, std::uint32_t now) const noexcept;
+  [[nodiscard]] PortId find(MacKey key, std::uint32_t now) noexcept {
+    const Memo& memo = memo_of(key, now);
+    if (memo.key == key && memo.epoch == epoch_) [[likely]]
+      return memo.port;
+    return find_in_table(key, now);
+  }
 
   // Replaces a learned entry. False where both buckets are full of static ones.
   [[nodiscard]] bool add_static(MacKey key, PortId port, std::uint32_t now) noexcept;
@@ -100,6 +121,22 @@ class MacTable {
     void operator()(Bucket* buckets) const noexcept;
   };
 
+  // `key` was on `port`, fresh or static, in that epoch: from then on nothing changed.
+  struct Memo {
+    MacKey key = 0;
+    std::uint64_t epoch = 0;
+    PortId port = no_port;
+  };
+  static constexpr unsigned memos = 64;
+
+  // An epoch ends with its tick. The last byte of an address tells neighbours apart.
+  [[nodiscard]] Memo& memo_of(MacKey key, std::uint32_t now) noexcept {
+    if (now != epoch_tick_) epoch_tick_ = now, ++epoch_;
+    return memos_[(key >> 40) % memos];
+  }
+  [[nodiscard]] Learned learn_in_table(MacKey key, PortId port, std::uint32_t quota,
+                                       std::uint32_t now) noexcept;
+  [[nodiscard]] PortId find_in_table(MacKey key, std::uint32_t now) noexcept;
   [[nodiscard]] std::array<std::size_t, 2> homes(MacKey key) const noexcept;
   [[nodiscard]] Place locate(MacKey key) const noexcept;
   // A free way in the emptier of the two buckets; bucket is nullptr where both are full.
@@ -115,6 +152,9 @@ class MacTable {
   std::size_t addresses_max_, bucket_count_, size_ = 0;
   std::unique_ptr<Bucket[], Unmap> buckets_;
   std::array<std::uint32_t, ports_max> learned_{};
+  std::array<Memo, memos> memos_{};
+  std::uint64_t epoch_ = 1;  // a new one with every change and every tick
+  std::uint32_t epoch_tick_ = 0;
 };
 
 }  // namespace millrace::vswitch

@@ -46,6 +46,32 @@ TEST(MacTable, AgesBetweenOneAndOneAndAQuarter) {
   EXPECT_EQ(table.find(key(1), 1499), 1);
 }
 
+// All in one tick, where answers are remembered.
+TEST(MacTable, WhatItRemembersEndsWithAnyChange) {
+  MacTable table{small()};
+  const auto found = [&table](std::uint64_t number) { return table.find(key(number), 7); };
+  static_cast<void>(table.learn(key(1), 1, quota, 7));
+  EXPECT_EQ(found(1), 1);
+  EXPECT_EQ(table.learn(key(1), 2, quota, 7), Learned::news);  // it moved
+  EXPECT_EQ(found(1), 2);
+  EXPECT_EQ(table.learn(key(1), 1, quota, 7), Learned::news);
+  EXPECT_EQ(found(1), 1);
+  table.learn_remote(key(1), 3, quota, 7);
+  EXPECT_EQ(found(1), 3);
+  EXPECT_EQ(table.learn(key(1), 3, quota, 7), Learned::known);
+  table.forget_stamp(key(1), 7);
+  EXPECT_EQ(table.learn(key(1), 3, quota, 7), Learned::news);
+  EXPECT_EQ(found(1), 3);
+  table.flush(0, table.bucket_count(), 3, false);
+  EXPECT_EQ(found(1), no_port);
+  static_cast<void>(table.learn(key(1), 1, quota, 7));
+  EXPECT_EQ(found(1), 1);
+  ASSERT_TRUE(table.add_static(key(1), 4, 7));
+  EXPECT_EQ(found(1), 4);
+  EXPECT_EQ(table.learn(key(1), 1, quota, 7), Learned::forbidden);
+  EXPECT_EQ(table.learn(key(1), 4, quota, 7), Learned::known);
+}
+
 TEST(MacTable, AgesAcrossTheWrapOfTime) {
   MacTable table{small()};
   const std::uint32_t start = 0xffff'ff00u;

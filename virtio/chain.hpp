@@ -20,10 +20,25 @@ struct Segment {
 };
 
 // Names a taken buffer when it is given back. Copy it out of the Chain for a request in flight.
-struct Ticket {
-  std::uint16_t id = 0;     // split: head index; packed: buffer id
-  std::uint16_t slots = 0;  // ring entries it occupies (split: 1; packed: descriptors in the ring)
-  std::uint16_t inflight = 0;  // packed with an inflight region: its entry there
+// One word, so that it is never stored in parts and read back as a whole, which stalls.
+class Ticket {
+ public:
+  constexpr Ticket() = default;
+  constexpr Ticket(std::uint16_t id, std::uint16_t slots, std::uint16_t inflight)
+      : word_{id | std::uint64_t{slots} << 16 | std::uint64_t{inflight} << 32} {}
+  // Split: head index; packed: buffer id.
+  [[nodiscard]] constexpr std::uint16_t id() const { return static_cast<std::uint16_t>(word_); }
+  // Ring entries it occupies. Split: 1; packed: descriptors in the ring.
+  [[nodiscard]] constexpr std::uint16_t slots() const {
+    return static_cast<std::uint16_t>(word_ >> 16);
+  }
+  // Packed with an inflight region: its entry there.
+  [[nodiscard]] constexpr std::uint16_t inflight() const {
+    return static_cast<std::uint16_t>(word_ >> 32);
+  }
+
+ private:
+  std::uint64_t word_ = 0;
 };
 
 class Chain {
@@ -40,10 +55,11 @@ class Chain {
 
  private:
   friend class ChainBuilder;
-  std::array<Segment, limits::chain_segments_max> segments_;
+  // The first segments, which are all that most chains have, lie beside the rest.
   std::uint32_t count_ = 0, readable_count_ = 0;
   std::uint64_t readable_bytes_ = 0, writable_bytes_ = 0;
   Ticket ticket_;
+  std::array<Segment, limits::chain_segments_max> segments_;
 };
 
 // Copies `out.size()` bytes at `offset` of the concatenated segments into `out`; returns the bytes

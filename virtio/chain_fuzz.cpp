@@ -76,7 +76,7 @@ void play(R& ring, const Guest& guest, std::span<const std::uint8_t> script, std
         check_segments(*guest.memory, chain->writable(), chain->writable_bytes());
         CHECK(chain->readable().size() + chain->writable().size() <= limits::chain_segments_max);
         CHECK(chain->readable_bytes() + chain->writable_bytes() <= limits::chain_bytes_max);
-        CHECK(chain->ticket().id < size);
+        CHECK(chain->ticket().id() < size);
         held.push_back(chain->ticket());
         CHECK(held.size() <= size);
         break;

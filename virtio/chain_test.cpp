@@ -50,7 +50,7 @@ TEST_F(ChainBuilderTest, ReadableThenWritable) {
   EXPECT_EQ(chain_->readable_bytes(), 16u);
   EXPECT_EQ(chain_->writable_bytes(), 33u);
   EXPECT_EQ(chain_->writable()[1].guest_address, data + 128);
-  EXPECT_EQ(chain_->ticket().id, 3);
+  EXPECT_EQ(chain_->ticket().id(), 3);
 }
 
 TEST_F(ChainBuilderTest, SplitsAtARegionBorder) {

@@ -95,7 +95,7 @@ class InflightTest : public ::testing::Test {
     std::vector<std::uint16_t> ids;
     const auto chain = std::make_unique<Chain>();
     while (ring.take(*chain) == Take::chain) {
-      ids.push_back(chain->ticket().id);
+      ids.push_back(chain->ticket().id());
       if (tickets != nullptr) tickets->push_back(chain->ticket());
     }
     EXPECT_EQ(ring.fault(), Fault::none) << name_of(ring.fault());
@@ -293,7 +293,7 @@ class Crashes {
     const auto chain = std::make_unique<Chain>();
     std::vector<Ticket> tickets;
     while (ring->take(*chain) == Take::chain) {
-      found.insert(chain->ticket().id);
+      found.insert(chain->ticket().id());
       tickets.push_back(chain->ticket());
     }
     ASSERT_EQ(ring->fault(), Fault::none) << name_of(ring->fault()) << " at point " << points_;

@@ -73,17 +73,8 @@ GuestMemory::GuestMemory(std::vector<Region> regions) : regions_{std::move(regio
   });
 }
 
-std::span<std::byte> GuestMemory::translate(std::uint64_t address, std::uint64_t size,
-                                            Hint& hint) const noexcept {
-  const auto slice = [&](const Span& span) -> std::span<std::byte> {
-    const std::uint64_t offset = address - span.guest_address;
-    return {span.data + offset, std::min(size, span.size - offset)};
-  };
-  // Unsigned wrap makes an address below the region's a huge offset.
-  if (hint.last < spans_.size() &&
-      address - spans_[hint.last].guest_address < spans_[hint.last].size) {
-    return slice(spans_[hint.last]);
-  }
+std::span<std::byte> GuestMemory::search(std::uint64_t address, std::uint64_t size,
+                                         Hint& hint) const noexcept {
   std::size_t low = 0, high = spans_.size();  // the last region that starts at or below `address`
   while (low < high) {
     const std::size_t middle = (low + high) / 2;
@@ -97,7 +88,7 @@ std::span<std::byte> GuestMemory::translate(std::uint64_t address, std::uint64_t
   const Span& span = spans_[low - 1];
   if (address - span.guest_address >= span.size) return {};
   hint.last = static_cast<std::uint32_t>(low - 1);
-  return slice(span);
+  return slice(span, address, size);
 }
 
 const Region* GuestMemory::find_user(std::uint64_t address) const noexcept {

@@ -6,6 +6,7 @@
 // Threads: build on control; everything else on any thread, it is const.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -37,7 +38,14 @@ class GuestMemory {
   // The longest prefix of [address, address + size) that is contiguous here; empty if the first
   // byte is not in memory or size is 0. The caller loops for the rest.
   [[nodiscard]] std::span<std::byte> translate(std::uint64_t address, std::uint64_t size,
-                                               Hint& hint) const noexcept;
+                                               Hint& hint) const noexcept {
+    // Unsigned wrap makes an address below the region's a huge offset.
+    if (hint.last < spans_.size() &&
+        address - spans_[hint.last].guest_address < spans_[hint.last].size) [[likely]] {
+      return slice(spans_[hint.last], address, size);
+    }
+    return search(address, size, hint);
+  }
   // All of [address, address + size) in user addresses (ring addresses of vhost-user), inside one
   // region; nullptr otherwise.
   [[nodiscard]] std::byte* from_user(std::uint64_t address, std::uint64_t size) const noexcept;
@@ -55,6 +63,13 @@ class GuestMemory {
     std::byte* data;
   };
   explicit GuestMemory(std::vector<Region> regions);
+  [[nodiscard]] static std::span<std::byte> slice(const Span& span, std::uint64_t address,
+                                                  std::uint64_t size) noexcept {
+    const std::uint64_t offset = address - span.guest_address;
+    return {span.data + offset, std::min(size, span.size - offset)};
+  }
+  [[nodiscard]] std::span<std::byte> search(std::uint64_t address, std::uint64_t size,
+                                            Hint& hint) const noexcept;
   [[nodiscard]] const Region* find_user(std::uint64_t address) const noexcept;
   std::vector<Region> regions_;         // by guest address
   std::vector<Span> spans_;             // the same order

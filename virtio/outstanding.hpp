@@ -39,7 +39,7 @@ class Outstanding {
   void push(const Ticket& ticket) noexcept {
     order_[taken_ & mask_] = ticket;
     if (in_order_) {
-      sequence_of_[ticket.id] = static_cast<std::uint16_t>(taken_ & mask_);
+      sequence_of_[ticket.id()] = static_cast<std::uint16_t>(taken_ & mask_);
       completions_[taken_ & mask_].done = false;
     }
     ++taken_;
@@ -54,12 +54,12 @@ class Outstanding {
   // it and those after it that waited for it, or none.
   template <class Emit>
   void complete(const Ticket& ticket, std::uint32_t bytes, const Emit& emit) noexcept {
-    CHECK(holds(ticket.id));
+    CHECK(holds(ticket.id()));
     if (!in_order_) {
       emit(ticket, bytes);
       return;
     }
-    Completion& own = completions_[sequence_of_[ticket.id]];
+    Completion& own = completions_[sequence_of_[ticket.id()]];
     CHECK(!own.done);
     own = {bytes, true};
     for (; first_ != taken_ && completions_[first_ & mask_].done; ++first_) {

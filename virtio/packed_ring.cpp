@@ -1,11 +1,13 @@
 #include "virtio/packed_ring.hpp"
 
+#include <algorithm>
+
 #include "virtio/features.hpp"
 
 namespace millrace::virtio {
 
 using base::le16;
-using base::le32;
+using base::le64;
 
 namespace {
 
@@ -13,13 +15,6 @@ constexpr std::uint16_t index_mask = 0x7fff;
 
 constexpr std::uint16_t encode(PackedPlace place) {
   return static_cast<std::uint16_t>(place.index | (place.wrap ? wire::event_wrap : 0));
-}
-
-// §2.8.1: available to us when AVAIL is the lap's wrap counter and USED is not.
-bool is_available(std::uint16_t flags, bool wrap) {
-  const bool available = (flags & wire::descriptor_available) != 0;
-  const bool used = (flags & wire::descriptor_used) != 0;
-  return available == wrap && used != wrap;
 }
 
 }  // namespace
@@ -100,38 +95,58 @@ bool PackedRing::set_memory(const GuestMemory& memory) noexcept {
   return fault == Fault::none;
 }
 
-Take PackedRing::take(Chain& chain) noexcept {
-  if (fault_ != Fault::none) [[unlikely]]
-    return Take::fault;
-  if (resubmit_next_ != resubmit_.size()) [[unlikely]]
-    return resubmit(chain);
-  if (held_slots_ == size_) return Take::empty;
-  const auto head_flags = load_acquire(&ring_[available_.index].flags).host();
-  if (!is_available(head_flags, available_.wrap)) return Take::empty;
+void PackedRing::prefetch(std::size_t count) noexcept {
+  if (fault_ != Fault::none) return;
+  constexpr std::uint32_t of_a_line = 64 / sizeof(wire::PackedDescriptor);
+  PackedPlace at = available_;
+  for (std::size_t i = 0; i < std::min<std::size_t>(count, size_); i += of_a_line) {
+    __builtin_prefetch(&ring_[at.index], 1);
+    at.advance(std::min<std::uint32_t>(of_a_line, size_), size_);
+  }
+}
 
+template <class Each>
+void PackedRing::peek(std::size_t count, Each each) noexcept {
+  if (fault_ != Fault::none) return;
+  PackedPlace at = available_;
+  for (std::size_t i = 0; i < std::min<std::size_t>(count, size_ - held_slots_); ++i) {
+    const auto& descriptor = ring_[at.index];
+    if (!is_available(load_once(&descriptor.flags).host(), at.wrap)) break;
+    each(load_once(&descriptor.address).host());
+    at.advance(1, size_);
+  }
+}
+
+void PackedRing::prefetch_to_read(std::size_t count) noexcept {
+  peek(count, [this](std::uint64_t at) { prefetch_read(*memory_, at, hints_.data); });
+}
+
+void PackedRing::prefetch_to_write(std::size_t count) noexcept {
+  peek(count, [this](std::uint64_t at) { prefetch_write(*memory_, at, hints_.data); });
+}
+
+Take PackedRing::take_any(Chain& chain, std::uint16_t head_flags) noexcept {
   ChainBuilder builder{chain, *memory_, hints_, indirect_};
-  Ticket ticket;
-  Fault fault = read_chain(builder, head_flags, ticket);
-  if (fault == Fault::none && ticket.id >= size_) fault = Fault::head_out_of_range;
-  if (fault == Fault::none && outstanding_.holds(ticket.id)) fault = Fault::head_in_flight;
+  std::uint16_t id = 0, slots = 0, entry = 0;
+  Fault fault = read_chain(builder, head_flags, id, slots);
+  if (fault == Fault::none && id >= size_) fault = Fault::head_out_of_range;
+  if (fault == Fault::none && outstanding_.holds(id)) fault = Fault::head_in_flight;
   if (fault != Fault::none) return fail(fault);
   if (inflight_.tracks()) {
     // Checked before it is written down, so that a bad chain leaves no trace.
     if (builder.empty()) return fail(Fault::chain_empty);
-    ticket.inflight = inflight_.take({taken_.data(), taken_count_});
+    entry = inflight_.take({taken_.data(), taken_count_});
   }
+  const Ticket ticket{id, slots, entry};
   fault = builder.finish(ticket);
   if (fault != Fault::none) return fail(fault);
-  outstanding_.hold(ticket.id);
-  outstanding_.push(ticket);
-  held_slots_ += ticket.slots;
-  available_.advance(ticket.slots, size_);
+  hold(ticket);
   return Take::chain;
 }
 
 // The buffer id is in the chain's last descriptor (§2.8.6).
-Fault PackedRing::read_chain(ChainBuilder& builder, std::uint16_t head_flags,
-                             Ticket& ticket) noexcept {
+Fault PackedRing::read_chain(ChainBuilder& builder, std::uint16_t head_flags, std::uint16_t& id,
+                             std::uint16_t& slots) noexcept {
   PackedPlace at = available_;
   taken_count_ = 0;
   for (std::uint16_t flags = head_flags;;) {
@@ -142,10 +157,10 @@ Fault PackedRing::read_chain(ChainBuilder& builder, std::uint16_t head_flags,
     if (taken_count_ == taken_.size()) return Fault::chain_too_long;
     taken_[taken_count_++] = descriptor;
     if (const Fault fault = builder.add_packed(descriptor); fault != Fault::none) return fault;
-    ++ticket.slots;
-    ticket.id = descriptor.id.host();
+    ++slots;
+    id = descriptor.id.host();
     if ((flags & wire::descriptor_next) == 0) return Fault::none;
-    if (held_slots_ + ticket.slots == size_) return Fault::chain_loop;
+    if (held_slots_ + slots == size_) return Fault::chain_loop;
     at.advance(1, size_);
     flags = load_acquire(&ring_[at.index].flags).host();
   }
@@ -170,23 +185,16 @@ void PackedRing::rewind(Mark mark) noexcept {
   const PackedPlace to{mark.available, mark.wrap};
   while (available_ != to) {
     const Ticket& ticket = outstanding_.pop();
-    if (inflight_.tracks()) inflight_.untake(ticket.inflight);
-    outstanding_.release(ticket.id);
-    held_slots_ -= ticket.slots;
-    if (available_.index < ticket.slots) available_.wrap = !available_.wrap;
-    const std::uint32_t back = available_.index + size_ - ticket.slots;
+    if (inflight_.tracks()) inflight_.untake(ticket.inflight());
+    outstanding_.release(ticket.id());
+    held_slots_ -= ticket.slots();
+    if (available_.index < ticket.slots()) available_.wrap = !available_.wrap;
+    const std::uint32_t back = available_.index + size_ - ticket.slots();
     available_.index = static_cast<std::uint16_t>(back >= size_ ? back - size_ : back);
   }
   for (; resubmit_next_ != mark.resubmitted; --resubmit_next_) {
     static_cast<void>(outstanding_.pop());  // the predecessor's mark stays in the region
   }
-}
-
-void PackedRing::give(const Ticket& ticket, std::uint32_t bytes) noexcept {
-  outstanding_.complete(ticket, bytes, [this](const Ticket& done, std::uint32_t written) {
-    CHECK(given_count_ < size_);
-    given_[given_count_++] = {done, written};
-  });
 }
 
 // The first descriptor of the batch comes last: the driver stops there until the batch is whole.
@@ -196,9 +204,9 @@ bool PackedRing::publish() noexcept {
   const PackedPlace before = used_;
   std::uint32_t slots = 0;
   for (const Given& given : batch) {
-    slots += given.ticket.slots;
-    outstanding_.release(given.ticket.id);
-    if (inflight_.tracks()) inflight_.give(given.ticket.inflight);
+    slots += given.ticket.slots();
+    outstanding_.release(given.ticket.id());
+    if (inflight_.tracks()) inflight_.give(given.ticket.inflight());
   }
   held_slots_ -= slots;
   used_.advance(slots, size_);
@@ -206,11 +214,11 @@ bool PackedRing::publish() noexcept {
   PackedPlace at = before;
   for (const Given& given : batch) {
     if (&given != batch.data()) put_used(at, given);
-    at.advance(given.ticket.slots, size_);
+    at.advance(given.ticket.slots(), size_);
   }
   put_used(before, batch.front());
   if (inflight_.tracks()) {
-    for (const Given& given : batch) inflight_.commit(given.ticket.inflight);
+    for (const Given& given : batch) inflight_.commit(given.ticket.inflight());
     inflight_.finish();
   }
   given_count_ = 0;
@@ -221,13 +229,13 @@ bool PackedRing::publish() noexcept {
 void PackedRing::put_used(PackedPlace at, const Given& given) noexcept {
   std::uint16_t flags = given.bytes != 0 ? wire::descriptor_write : 0;
   if (at.wrap) flags |= wire::descriptor_available | wire::descriptor_used;
-  struct alignas(8) Tail {
-    le32 length;
-    le16 id, flags;
-  };
+  static_assert(offsetof(wire::PackedDescriptor, length) == 8 &&
+                offsetof(wire::PackedDescriptor, id) == 12 &&
+                offsetof(wire::PackedDescriptor, flags) == 14);
   auto* descriptor = reinterpret_cast<std::byte*>(ring_ + at.index);
-  auto* tail = reinterpret_cast<Tail*>(descriptor + offsetof(wire::PackedDescriptor, length));
-  store_release(tail, {le32{given.bytes}, le16{given.ticket.id}, le16{flags}});
+  auto* tail = reinterpret_cast<le64*>(descriptor + offsetof(wire::PackedDescriptor, length));
+  store_release(tail, le64{given.bytes | std::uint64_t{given.ticket.id()} << 32 |
+                           std::uint64_t{flags} << 48});
   if (log_ != nullptr) {
     log_->mark(ring_guest_ + at.index * sizeof(wire::PackedDescriptor),
                sizeof(wire::PackedDescriptor));

@@ -32,6 +32,9 @@ class PackedRing {
                                               wire::InflightPacked* inflight);
 
   [[nodiscard]] Take take(Chain& chain) noexcept;
+  void prefetch(std::size_t count) noexcept;
+  void prefetch_to_read(std::size_t count) noexcept;
+  void prefetch_to_write(std::size_t count) noexcept;
   [[nodiscard]] Mark mark() const noexcept {
     return {available_.index, available_.wrap, static_cast<std::uint32_t>(resubmit_next_)};
   }
@@ -57,6 +60,9 @@ class PackedRing {
   [[nodiscard]] std::size_t resubmits() const noexcept { return resubmit_.size() - resubmit_next_; }
 
  private:
+  // Calls `each` with the addresses of the next buffers.
+  template <class Each>
+  void peek(std::size_t count, Each each) noexcept;
   struct Given {
     Ticket ticket;
     std::uint32_t bytes;
@@ -68,8 +74,21 @@ class PackedRing {
     return Take::fault;
   }
   [[nodiscard]] Take resubmit(Chain& chain) noexcept;
-  [[nodiscard]] Fault read_chain(ChainBuilder& builder, std::uint16_t head_flags,
-                                 Ticket& ticket) noexcept;
+  // §2.8.1: available to us when AVAIL is the lap's wrap counter and USED is not.
+  [[nodiscard]] static bool is_available(std::uint16_t flags, bool wrap) noexcept {
+    const bool available = (flags & wire::descriptor_available) != 0;
+    const bool used = (flags & wire::descriptor_used) != 0;
+    return available == wrap && used != wrap;
+  }
+  [[nodiscard]] Take take_any(Chain& chain, std::uint16_t head_flags) noexcept;
+  void hold(const Ticket& ticket) noexcept {
+    outstanding_.hold(ticket.id());
+    outstanding_.push(ticket);
+    held_slots_ += ticket.slots();
+    available_.advance(ticket.slots(), size_);
+  }
+  [[nodiscard]] Fault read_chain(ChainBuilder& builder, std::uint16_t head_flags, std::uint16_t& id,
+                                 std::uint16_t& slots) noexcept;
   void put_used(PackedPlace at, const Given& given) noexcept;
   [[nodiscard]] bool driver_wants_call(PackedPlace before) noexcept;
   void store_event(std::uint16_t offset_wrap, std::uint16_t flags) noexcept;
@@ -99,6 +118,36 @@ class PackedRing {
   std::uint64_t ring_guest_ = 0, event_guest_ = 0;  // guest addresses, for the log
   RingSetup setup_;
 };
+
+inline Take PackedRing::take(Chain& chain) noexcept {
+  if (fault_ != Fault::none) [[unlikely]]
+    return Take::fault;
+  if (resubmit_next_ != resubmit_.size()) [[unlikely]]
+    return resubmit(chain);
+  if (held_slots_ == size_) return Take::empty;
+  const auto& shared = ring_[available_.index];
+  // The flags are read on their own, so that the rest is not older than they are.
+  const auto flags = load_acquire(&shared.flags).host();
+  if (!is_available(flags, available_.wrap)) return Take::empty;
+  if (inflight_.tracks()) return take_any(chain, flags);
+  const auto id = load_once(&shared.id).host();
+  if (id < size_ && !outstanding_.holds(id) &&
+      ChainBuilder::take_one(chain, *memory_, hints_, load_once(&shared.address).host(),
+                             load_once(&shared.length).host(), flags)) [[likely]] {
+    const Ticket ticket{id, 1, 0};
+    ChainBuilder::name(chain, ticket);
+    hold(ticket);
+    return Take::chain;
+  }
+  return take_any(chain, flags);
+}
+
+inline void PackedRing::give(const Ticket& ticket, std::uint32_t bytes) noexcept {
+  outstanding_.complete(ticket, bytes, [this](const Ticket& done, std::uint32_t written) {
+    CHECK(given_count_ < size_);
+    given_[given_count_++] = {done, written};
+  });
+}
 
 static_assert(Ring<PackedRing>);
 

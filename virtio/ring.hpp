@@ -43,8 +43,14 @@ struct Mark {
 // clang-format off
 template <class R>
 concept Ring = requires(R ring, Chain& chain, const Ticket& ticket, std::uint32_t bytes,
-                        Mark mark) {
+                        Mark mark, std::size_t count) {
   { ring.take(chain) } -> std::same_as<Take>;        // next buffer, resubmitted ones first
+  // Brings near what the next so many buffers will need, of those known to be published: their
+  // descriptors and used entries; later, once those are here, the buffers' first bytes, to be read
+  // or written. Nothing that is read here counts.
+  { ring.prefetch(count) };
+  { ring.prefetch_to_read(count) };
+  { ring.prefetch_to_write(count) };
   { ring.mark() } -> std::same_as<Mark>;
   { ring.rewind(mark) };
   { ring.give(ticket, bytes) };                      // done with `bytes` written; not yet visible

@@ -74,7 +74,7 @@ struct RingModel {
         break;
       }
       ASSERT_EQ(result, Take::chain) << name_of(ring.fault());
-      ASSERT_EQ(chain->ticket().id, rest.front().id);
+      ASSERT_EQ(chain->ticket().id(), rest.front().id);
       ASSERT_EQ(chain->readable_bytes(), rest.front().out);
       ASSERT_EQ(chain->writable_bytes(), rest.front().in);
       taken.emplace_back(rest.front(), chain->ticket());

@@ -1,5 +1,6 @@
 #include "virtio/split_ring.hpp"
 
+#include <algorithm>
 #include <bit>
 
 #include "virtio/features.hpp"
@@ -80,32 +81,50 @@ bool SplitRing::set_memory(const GuestMemory& memory) noexcept {
   return fault == Fault::none;
 }
 
-Take SplitRing::take(Chain& chain) noexcept {
-  if (fault_ != Fault::none) [[unlikely]]
-    return Take::fault;
-  if (resubmit_next_ != resubmit_.size()) [[unlikely]] {
-    const auto head = resubmit_[resubmit_next_];
-    const Take result = hand_out(chain, head);
-    if (result == Take::chain) ++resubmit_next_;
-    return result;
+void SplitRing::look_again() noexcept {
+  const auto index = load_acquire(&available_->index).host();
+  if (static_cast<std::uint16_t>(index - last_available_) > size_) {
+    static_cast<void>(fail(Fault::avail_index_jump));
+  } else {
+    cached_available_ = index;
   }
-  if (cached_available_ == last_available_) {
-    const auto published = load_acquire(&available_->index).host();
-    if (static_cast<std::uint16_t>(published - last_available_) > size_) {
-      return fail(Fault::avail_index_jump);
-    }
-    cached_available_ = published;
-    if (published == last_available_) return Take::empty;
+}
+
+void SplitRing::prefetch(std::size_t count) noexcept {
+  if (fault_ != Fault::none) return;
+  const auto end = std::min<std::size_t>(count, published());
+  for (std::size_t i = 0; i < end; ++i) {
+    const auto head = load_once(&available_ring_[(last_available_ + i) & mask_]).host();
+    __builtin_prefetch(&table_[head & mask_]);
   }
-  const auto head = load_once(&available_ring_[last_available_ & mask_]).host();
-  if (head >= size_) return fail(Fault::head_out_of_range);
-  if (outstanding_.holds(head)) return fail(Fault::head_in_flight);
-  const Take result = hand_out(chain, head);
-  if (result != Take::chain) return result;
-  outstanding_.hold(head);
-  if (inflight_.tracks()) inflight_.take(head);
-  ++last_available_;
-  return Take::chain;
+  for (std::size_t i = 0; i < end; i += 64 / sizeof(wire::UsedElement)) {
+    __builtin_prefetch(&used_ring_[(used_next_ + i) & mask_], 1);
+  }
+}
+
+template <class Each>
+void SplitRing::peek(std::size_t count, Each each) noexcept {
+  if (fault_ != Fault::none) return;
+  const auto end = std::min<std::size_t>(count, published());
+  for (std::size_t i = 0; i < end; ++i) {
+    const auto head = load_once(&available_ring_[(last_available_ + i) & mask_]).host();
+    each(load_once(&table_[head & mask_].address).host());
+  }
+}
+
+void SplitRing::prefetch_to_read(std::size_t count) noexcept {
+  peek(count, [this](std::uint64_t at) { prefetch_read(*memory_, at, hints_.data); });
+}
+
+void SplitRing::prefetch_to_write(std::size_t count) noexcept {
+  peek(count, [this](std::uint64_t at) { prefetch_write(*memory_, at, hints_.data); });
+}
+
+Take SplitRing::take_again(Chain& chain) noexcept {
+  if (fault_ != Fault::none) return Take::fault;
+  const Take result = hand_out(chain, resubmit_[resubmit_next_]);
+  if (result == Take::chain) ++resubmit_next_;
+  return result;
 }
 
 Take SplitRing::hand_out(Chain& chain, std::uint16_t head) noexcept {
@@ -120,29 +139,13 @@ Take SplitRing::hand_out(Chain& chain, std::uint16_t head) noexcept {
 
 void SplitRing::rewind(Mark mark) noexcept {
   for (; last_available_ != mark.available; --last_available_) {
-    const auto head = outstanding_.pop().id;
+    const auto head = outstanding_.pop().id();
     if (inflight_.tracks()) inflight_.untake(head);
     outstanding_.release(head);
   }
   for (; resubmit_next_ != mark.resubmitted; --resubmit_next_) {
     static_cast<void>(outstanding_.pop());  // the predecessor's mark stays in the region
   }
-}
-
-void SplitRing::give(const Ticket& ticket, std::uint32_t bytes) noexcept {
-  outstanding_.complete(ticket, bytes, [this](const Ticket& done, std::uint32_t written) {
-    put_used(done.id, written);
-  });
-}
-
-void SplitRing::put_used(std::uint16_t head, std::uint32_t bytes) noexcept {
-  CHECK(given_count_ < size_);
-  const std::uint32_t slot = used_next_ & mask_;
-  store_once(&used_ring_[slot].id, le32{head});
-  store_once(&used_ring_[slot].length, le32{bytes});
-  log_used(sizeof(wire::Used) + slot * sizeof(wire::UsedElement), sizeof(wire::UsedElement));
-  given_[given_count_++] = head;
-  ++used_next_;
 }
 
 bool SplitRing::publish() noexcept {

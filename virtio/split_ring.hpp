@@ -30,6 +30,9 @@ class SplitRing {
                                              wire::InflightSplit* inflight);
 
   [[nodiscard]] Take take(Chain& chain) noexcept;
+  void prefetch(std::size_t count) noexcept;
+  void prefetch_to_read(std::size_t count) noexcept;
+  void prefetch_to_write(std::size_t count) noexcept;
   [[nodiscard]] Mark mark() const noexcept {
     return {last_available_, false, static_cast<std::uint32_t>(resubmit_next_)};
   }
@@ -56,13 +59,30 @@ class SplitRing {
   [[nodiscard]] std::size_t resubmits() const noexcept { return resubmit_.size() - resubmit_next_; }
 
  private:
+  // Calls `each` with the addresses of the next buffers.
+  template <class Each>
+  void peek(std::size_t count, Each each) noexcept;
   [[nodiscard]] Fault map(const GuestMemory& memory) noexcept;
   [[nodiscard]] Take fail(Fault fault) noexcept {
     fault_ = fault;
     return Take::fault;
   }
+  // How many buffers the driver had published that were not taken, when we last looked.
+  [[nodiscard]] std::uint32_t published() const noexcept {
+    return static_cast<std::uint16_t>(cached_available_ - last_available_);
+  }
+  void look_again() noexcept;
+  [[nodiscard]] Take take_again(Chain& chain) noexcept;
   [[nodiscard]] Take hand_out(Chain& chain, std::uint16_t head) noexcept;
-  void put_used(std::uint16_t head, std::uint32_t bytes) noexcept;
+  void put_used(std::uint16_t head, std::uint32_t bytes) noexcept {
+    CHECK(given_count_ < size_);
+    const std::uint32_t slot = used_next_ & mask_;
+    store_once(&used_ring_[slot].id, base::le32{head});
+    store_once(&used_ring_[slot].length, base::le32{bytes});
+    log_used(sizeof(wire::Used) + slot * sizeof(wire::UsedElement), sizeof(wire::UsedElement));
+    given_[given_count_++] = head;
+    ++used_next_;
+  }
   [[nodiscard]] bool driver_wants_call(std::uint16_t before) noexcept;
   void log_used(std::uint64_t offset, std::uint64_t size) noexcept {
     if (log_ != nullptr) log_->mark(used_guest_ + offset, size);
@@ -95,6 +115,37 @@ class SplitRing {
   std::uint64_t used_guest_ = 0;  // guest address of the used ring, for the log
   RingSetup setup_;
 };
+
+inline Take SplitRing::take(Chain& chain) noexcept {
+  if (fault_ != Fault::none || resubmit_next_ != resubmit_.size()) [[unlikely]]
+    return take_again(chain);
+  if (published() == 0) {
+    look_again();
+    if (published() == 0) return fault_ == Fault::none ? Take::empty : Take::fault;
+  }
+  const auto head = load_once(&available_ring_[last_available_ & mask_]).host();
+  if (head >= size_) return fail(Fault::head_out_of_range);
+  if (outstanding_.holds(head)) return fail(Fault::head_in_flight);
+  const auto first = copy_once<wire::Descriptor>(reinterpret_cast<const std::byte*>(table_ + head));
+  if (ChainBuilder::take_one(chain, *memory_, hints_, first.address.host(), first.length.host(),
+                             first.flags.host())) [[likely]] {
+    const Ticket ticket{head, 1, 0};
+    ChainBuilder::name(chain, ticket);
+    outstanding_.push(ticket);
+  } else if (const Take result = hand_out(chain, head); result != Take::chain) {
+    return result;
+  }
+  outstanding_.hold(head);
+  if (inflight_.tracks()) inflight_.take(head);
+  ++last_available_;
+  return Take::chain;
+}
+
+inline void SplitRing::give(const Ticket& ticket, std::uint32_t bytes) noexcept {
+  outstanding_.complete(ticket, bytes, [this](const Ticket& done, std::uint32_t written) {
+    put_used(done.id(), written);
+  });
+}
 
 static_assert(Ring<SplitRing>);
 
