@@ -15,7 +15,8 @@ namespace millrace::net {
 
 // Copies up to Packet::header_max bytes, in blocks of fixed sizes that overlap. A byte of `in` may
 // be read twice, and one of the two is what arrives.
-inline void copy_header(std::byte* out, const std::byte* in, std::size_t size) noexcept {
+[[gnu::always_inline]] inline void copy_header(std::byte* out, const std::byte* in,
+                                               std::size_t size) noexcept {
   const auto both_ends = [out, in, size]<std::size_t Block>() {
     std::memcpy(out, in, Block);
     std::memcpy(out + size - Block, in + size - Block, Block);

@@ -1,5 +1,6 @@
 #include "net/rx_port.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/check.hpp"
@@ -127,6 +128,8 @@ template <class Header, class R>
 RxPort::Outcome RxPort::accept_whole(R& ring, const Packet& packet) noexcept {
   if (fault_ != Fault::none) return Outcome::fault;
   if (exceeds_mtu(packet)) return Outcome::too_small;
+  if (write_at_once<Header>(ring, packet)) [[likely]]
+    return Outcome::written;
   Frame frame{packet};
   if (packet.offload.checksum_needed && !acceptance_.checksum) {
     const std::size_t at =
@@ -135,6 +138,42 @@ RxPort::Outcome RxPort::accept_whole(R& ring, const Packet& packet) noexcept {
     side_.counters->checksummed.add();
   }
   return write<Header>(ring, packet, frame);
+}
+
+// The usual frame goes as it is into one buffer in one piece.
+template <class Header, class R>
+bool RxPort::write_at_once(R& ring, const Packet& packet) noexcept {
+  if (packet.offload.checksum_needed && !acceptance_.checksum) return false;
+  if (packet.length > buffer_seen_) return false;
+  const virtio::Mark mark = ring.mark();
+  if (ring.take(first_) != Take::chain) return false;  // it will say so again
+  const auto segments = first_.writable();
+  Header header{*this, packet, 1};
+  const std::size_t bytes = sizeof header.wire + packet.length;
+  if (header_size_ != sizeof header.wire || segments.size() != 1 || segments[0].size < bytes)
+      [[unlikely]] {
+    buffer_seen_ = segments.empty() ? 0 : segments[0].size;
+    ring.rewind(mark);
+    return false;
+  }
+  std::byte* out = segments[0].data;
+  std::memcpy(out, &header.wire, sizeof header.wire);
+  out += sizeof header.wire;
+  copy_header(out, packet.header.data(), packet.header_size);
+  out += packet.header_size;
+  std::uint32_t left = packet.length - packet.header_size;
+  for (const vswitch::View& view : packet.payload()) {
+    const std::uint32_t part = std::min(view.size, left);
+    std::memcpy(out, view.data, part);
+    out += part;
+    left -= part;
+  }
+  const auto written = static_cast<std::uint32_t>(bytes);
+  if (queue().logging()) log(segments, written);
+  ring.give(first_.ticket(), written);
+  ++written_;
+  written_bytes_ += packet.length;
+  return true;
 }
 
 template <class Header, class R>
@@ -182,7 +221,7 @@ RxPort::Outcome RxPort::write(R& ring, const Packet& packet, Frame& frame) noexc
       return back(ring, mark, Outcome::too_small);
     }
     const std::uint32_t bytes = fill(chain, reserve, frame);
-    if (buffers == 0) first_bytes = bytes;
+    if (buffers == 0) first_bytes = bytes, buffer_seen_ = chain.writable().front().size;
     used_[buffers++] = {chain.ticket(), bytes};
   } while (frame.left() > 0);
 

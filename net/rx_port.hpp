@@ -82,6 +82,9 @@ class RxPort final : public virtio::QueueWorker, public vswitch::Port {
   void accept(R& ring, const vswitch::Packet& packet) noexcept;
   template <class Header, class R>
   Outcome accept_whole(R& ring, const vswitch::Packet& packet) noexcept;
+  // False: it has to be looked at more closely, and nothing was done.
+  template <class Header, class R>
+  bool write_at_once(R& ring, const vswitch::Packet& packet) noexcept;
   template <class Header, class R>
   void accept_segments(R& ring, const vswitch::Packet& packet) noexcept;
   // Puts one frame into one buffer, or into as many as it needs; all or nothing.
@@ -107,6 +110,7 @@ class RxPort final : public virtio::QueueWorker, public vswitch::Port {
   std::shared_ptr<const RxFilter> filter_;
   std::shared_ptr<const vswitch::PacketHash> hash_;
   CallPacer pacer_;
+  std::uint32_t buffer_seen_ = 0xffff'ffff;        // room in the last one: what may fit at once
   std::uint64_t written_ = 0, written_bytes_ = 0;  // frames of this burst
   SwitchSide side_;
   base::Reactor* reactor_ = nullptr;

@@ -50,9 +50,10 @@ class ChainBuilder {
 
   // The whole chain is one direct descriptor, as most are, which lies in one piece. False: it is
   // not, and nothing was done.
-  [[nodiscard]] static bool take_one(Chain& chain, const GuestMemory& memory, ChainHints& hints,
-                                     std::uint64_t address, std::uint32_t length,
-                                     std::uint16_t flags) noexcept {
+  [[nodiscard, gnu::always_inline]] static bool take_one(Chain& chain, const GuestMemory& memory,
+                                                         ChainHints& hints, std::uint64_t address,
+                                                         std::uint32_t length,
+                                                         std::uint16_t flags) noexcept {
     static_assert(limits::chain_bytes_max <= 0xffff'ffff);
     constexpr std::uint16_t more = wire::descriptor_next | wire::descriptor_indirect;
     if ((flags & more) != 0 || length == 0 || length > limits::chain_bytes_max) return false;

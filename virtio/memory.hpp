@@ -37,8 +37,9 @@ class GuestMemory {
   };
   // The longest prefix of [address, address + size) that is contiguous here; empty if the first
   // byte is not in memory or size is 0. The caller loops for the rest.
-  [[nodiscard]] std::span<std::byte> translate(std::uint64_t address, std::uint64_t size,
-                                               Hint& hint) const noexcept {
+  [[nodiscard, gnu::always_inline]] std::span<std::byte> translate(std::uint64_t address,
+                                                                   std::uint64_t size,
+                                                                   Hint& hint) const noexcept {
     // Unsigned wrap makes an address below the region's a huge offset.
     if (hint.last < spans_.size() &&
         address - spans_[hint.last].guest_address < spans_[hint.last].size) [[likely]] {

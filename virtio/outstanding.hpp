@@ -53,7 +53,8 @@ class Outstanding {
   // Calls `emit(ticket, bytes)` for every completion whose turn it is: this one, or, with IN_ORDER,
   // it and those after it that waited for it, or none.
   template <class Emit>
-  void complete(const Ticket& ticket, std::uint32_t bytes, const Emit& emit) noexcept {
+  [[gnu::always_inline]] void complete(const Ticket& ticket, std::uint32_t bytes,
+                                       const Emit& emit) noexcept {
     CHECK(holds(ticket.id()));
     if (!in_order_) {
       emit(ticket, bytes);

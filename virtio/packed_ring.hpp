@@ -119,7 +119,7 @@ class PackedRing {
   RingSetup setup_;
 };
 
-inline Take PackedRing::take(Chain& chain) noexcept {
+[[gnu::always_inline]] inline Take PackedRing::take(Chain& chain) noexcept {
   if (fault_ != Fault::none) [[unlikely]]
     return Take::fault;
   if (resubmit_next_ != resubmit_.size()) [[unlikely]]
@@ -142,7 +142,8 @@ inline Take PackedRing::take(Chain& chain) noexcept {
   return take_any(chain, flags);
 }
 
-inline void PackedRing::give(const Ticket& ticket, std::uint32_t bytes) noexcept {
+[[gnu::always_inline]] inline void PackedRing::give(const Ticket& ticket,
+                                                    std::uint32_t bytes) noexcept {
   outstanding_.complete(ticket, bytes, [this](const Ticket& done, std::uint32_t written) {
     CHECK(given_count_ < size_);
     given_[given_count_++] = {done, written};

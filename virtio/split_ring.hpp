@@ -116,7 +116,7 @@ class SplitRing {
   RingSetup setup_;
 };
 
-inline Take SplitRing::take(Chain& chain) noexcept {
+[[gnu::always_inline]] inline Take SplitRing::take(Chain& chain) noexcept {
   if (fault_ != Fault::none || resubmit_next_ != resubmit_.size()) [[unlikely]]
     return take_again(chain);
   if (published() == 0) {
@@ -141,7 +141,8 @@ inline Take SplitRing::take(Chain& chain) noexcept {
   return Take::chain;
 }
 
-inline void SplitRing::give(const Ticket& ticket, std::uint32_t bytes) noexcept {
+[[gnu::always_inline]] inline void SplitRing::give(const Ticket& ticket,
+                                                   std::uint32_t bytes) noexcept {
   outstanding_.complete(ticket, bytes, [this](const Ticket& done, std::uint32_t written) {
     put_used(done.id(), written);
   });
