@@ -69,9 +69,10 @@ Result<std::unique_ptr<BackendConnection>> BackendConnection::negotiate(base::Fd
   return made;
 }
 
-void BackendConnection::set_timeouts(const Timeouts& timeouts) {
-  timeouts_ = timeouts;
-  frontend_.set_timeout(timeouts.reply);
+void BackendConnection::set_cancel(int fd) {
+  cancel_ = fd;
+  frontend_.set_cancel(fd);
+  if (requests_) requests_->set_cancel(fd);
 }
 
 Result<void> BackendConnection::negotiate_protocol(std::size_t config_size) {
@@ -84,6 +85,11 @@ Result<void> BackendConnection::negotiate_protocol(std::size_t config_size) {
     const auto queues = named("GET_QUEUE_NUM", frontend_.get_queue_num());
     if (!queues) return base::Unexpected{queues.error()};
     offer_.queues = *queues;
+  }
+  if (has(protocol::configure_mem_slots)) {
+    const auto slots = named("GET_MAX_MEM_SLOTS", frontend_.get_max_mem_slots());
+    if (!slots) return base::Unexpected{slots.error()};
+    offer_.memory_slots = *slots;
   }
   if (has(protocol::backend_req)) {
     if (auto ok = open_requests(cancel_); !ok) return ok;
@@ -158,18 +164,19 @@ Result<void> BackendConnection::share(std::span<const RamRegion> memory, std::si
                        .file_offset = region.file_offset,
                        .fd = region.file});
   }
+  if (const auto ok = check_memory(regions.size()); !ok) return ok;
   if (has(protocol::configure_mem_slots)) return add_regions(regions, shared);
   return named("SET_MEM_TABLE", frontend_.set_mem_table(regions));
 }
 
+Result<void> BackendConnection::check_memory(std::size_t regions) const {
+  if (regions <= offer_.memory_slots) return {};
+  return base::fail("the back-end takes " + std::to_string(offer_.memory_slots) +
+                    " memory regions, the guest has " + std::to_string(regions));
+}
+
 Result<void> BackendConnection::add_regions(std::span<const vhost::Frontend::Region> regions,
                                             std::size_t shared) {
-  const auto slots = named("GET_MAX_MEM_SLOTS", frontend_.get_max_mem_slots());
-  if (!slots) return base::Unexpected{slots.error()};
-  if (*slots < regions.size()) {
-    return base::fail("the back-end takes " + std::to_string(*slots) +
-                      " memory regions, the guest has " + std::to_string(regions.size()));
-  }
   for (const auto& region : regions.subspan(shared)) {
     if (auto added = frontend_.add_mem_reg(region); !added) return named("ADD_MEM_REG", added);
   }

@@ -46,7 +46,8 @@ class BackendConnection {
                                                                     const Timeouts& timeouts,
                                                                     int cancel);
 
-  void set_timeouts(const Timeouts& timeouts);
+  // From now on waits end when this descriptor is readable.
+  void set_cancel(int fd);
   [[nodiscard]] const BackendOffer& offer() const { return offer_; }
   [[nodiscard]] bool has(std::uint64_t protocol_feature) const {
     return (offer_.protocol & protocol_feature) != 0;
@@ -64,6 +65,8 @@ class BackendConnection {
   base::Result<void> read_config();
   base::Result<void> write_config(std::uint32_t offset, std::span<const std::byte> bytes);
 
+  // Whether the back-end has room for so many regions of memory; the error says how much it has.
+  [[nodiscard]] base::Result<void> check_memory(std::size_t regions) const;
   base::Result<void> set_features(std::uint64_t features);
   // Hands the guest's memory over, of which the back-end has the first `shared` regions.
   base::Result<void> share(std::span<const RamRegion> memory, std::size_t shared = 0);
@@ -90,7 +93,7 @@ class BackendConnection {
   vhost::Frontend frontend_;
   std::unique_ptr<vhost::Frontend> requests_;  // our end of the back-end's own channel
   Timeouts timeouts_;
-  const int cancel_;
+  int cancel_;
   BackendOffer offer_;
   std::size_t config_size_ = 0;
 };

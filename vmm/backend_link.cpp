@@ -27,8 +27,6 @@ using std::chrono::milliseconds;
 constexpr milliseconds first_delay_max{100};
 // A connection that lasted so long was a good one, and the next attempt comes at once.
 constexpr milliseconds good_connection{1000};
-// A reply to who does not want to wait at the start: a control socket is silent meanwhile.
-constexpr milliseconds no_wait_reply{2000};
 // Log lines that one guest may cause.
 constexpr unsigned guest_faults_logged = 16;
 
@@ -67,16 +65,14 @@ Result<std::unique_ptr<BackendLink>> BackendLink::make(BackendLinkConfig config,
 Result<void> BackendLink::connect_first() {
   const std::string where = config_.socket + ": ";
   bool said = false;
-  auto timeouts = config_.timeouts;
-  if (!config_.wait) timeouts.reply = std::min(timeouts.reply, no_wait_reply);
   for (auto delay = delay_min;; delay = std::min(2 * delay, first_delay_max)) {
     auto socket = vhost::connect_to(config_.socket);
     if (!socket) return base::Unexpected{socket.error()};
     if (socket->valid()) {
       auto made = BackendConnection::negotiate(
-          *std::move(socket), config_size_of(config_.shape.kind), timeouts, quit_.get());
+          *std::move(socket), config_size_of(config_.shape.kind), config_.timeouts, config_.cancel);
       if (made) {
-        (*made)->set_timeouts(config_.timeouts);
+        (*made)->set_cancel(quit_.get());
         const auto ok = adopt(*std::move(made));
         if (!ok) return fail(where + ok.error().message);
         if (hides_its_mac()) {
@@ -241,6 +237,8 @@ Result<void> BackendLink::adopt(std::unique_ptr<BackendConnection> connection) {
   const bool first = listener_ == nullptr;
   const auto shape = shape_now(connection->offer());
   if (!shape) return base::Unexpected{shape.error()};
+  // Now, and not when the guest's driver starts.
+  if (auto ok = connection->check_memory(ram_.regions().size()); !ok) return ok;
   {
     const std::lock_guard lock{mutex_};
     if (!first && shape->queues != shape_.queues) {

@@ -112,6 +112,17 @@ TEST_F(BackendMemory, ABackendWithoutSlotsIsGivenTheWholeTableAgain) {
   }));
 }
 
+// It is told at once, in one line, and not when the guest's driver starts.
+TEST_F(BackendMemory, TooFewSlotsAreNoticedAtConnect) {
+  backend.change([](ScriptedBackend& b) { b.memory_slots = 0; });
+  BackendLinkConfig config;
+  config.socket = backend.path();
+  const auto refused = BackendLink::make(std::move(config), *ram);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().message,
+            backend.path() + ": the back-end takes 0 memory regions, the guest has 1");
+}
+
 // One that dies over it is replaced, and its successor has all of the memory.
 TEST_F(BackendMemory, TheGuestWaitsForABackendOrForItsEnd) {
   make();

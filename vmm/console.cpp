@@ -25,6 +25,11 @@ using base::Result;
 namespace {
 
 constexpr std::chrono::milliseconds retry_period{10};
+// After some output, what comes within this time goes out together: a guest's serial port gives one
+// byte at a time, and a call and a reader's wake-up for each of them cost more than the byte.
+constexpr std::chrono::milliseconds gather_period{2};
+// So much is put out by the vCPU that has it, in case that the loop is busy.
+constexpr std::size_t gather_max = 4096;
 constexpr std::size_t typed_max = 4096;
 constexpr std::string_view socket_prefix{"socket:"};
 
@@ -194,8 +199,9 @@ void Console::transmit(std::byte byte) {
   const std::lock_guard lock{mutex_};
   if (backlog_.size() >= backlog_max) backlog_.pop_front();
   backlog_.push_back(byte);
-  // Most of the time it goes out here; what does not is the loop's.
-  if (out_ < 0 || woken_ || flush()) return;
+  if (out_ < 0) return;
+  if (backlog_.size() % gather_max == 0 && backlog_.size() < backlog_max) flush();
+  if (woken_) return;
   woken_ = true;
   signal(wake_);
 }
@@ -220,9 +226,15 @@ void Console::on_wake() {
   std::uint64_t count = 0;
   [[maybe_unused]] const auto ignored = ::read(wake_.get(), &count, sizeof count);
   give_input();
+  put_output();
+}
+
+void Console::put_output() {
   const std::lock_guard lock{mutex_};
-  woken_ = !flush();
-  if (woken_) retry_ = loop_.after(retry_period, [this] { on_wake(); });
+  const bool had_some = !backlog_.empty() && out_ >= 0;
+  const bool done = flush();
+  woken_ = had_some || !done;  // until the timer; who transmits needs not wake us meanwhile
+  if (woken_) retry_ = loop_.after(done ? gather_period : retry_period, [this] { put_output(); });
 }
 
 }  // namespace millrace::vmm

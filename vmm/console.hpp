@@ -44,7 +44,7 @@ class Console {
 
   // Where input goes from now on; an empty function: nowhere, it waits.
   void set_input(Input input);
-  // A byte from the guest. Never blocks.
+  // A byte from the guest. Never blocks; the loop puts it out, in milliseconds at the latest.
   void transmit(std::byte byte);
   // The guest has room for input again.
   void room();
@@ -62,6 +62,7 @@ class Console {
   void watch_input();
   bool flush();  // with the lock held; true: nothing is left
   void on_wake();
+  void put_output();
 
   base::EventLoop& loop_;
   base::Fd wake_;  // transmit() and room() want the loop's attention
@@ -74,10 +75,10 @@ class Console {
   Input input_;
   std::deque<std::byte> typed_;  // read, and not yet taken by the guest
   base::EventLoop::Watch wake_watch_, listener_watch_, input_watch_;
-  base::EventLoop::Timer retry_;
-  std::mutex mutex_;  // for the backlog and out_
+  base::EventLoop::Timer retry_;  // puts out what came since, or what nobody took
+  std::mutex mutex_;              // for the backlog and out_
   std::deque<std::byte> backlog_;
-  bool woken_ = false;
+  bool woken_ = false;  // the loop will look: by the eventfd or by the timer
 };
 
 }  // namespace millrace::vmm

@@ -65,10 +65,10 @@ void add(GuestControl& guest, const json& given, const Reply& reply) {
   };
   device.queues = number("queues", queues_max, device.queues);
   device.queue_size = number("queue-size", queue_size_max, device.queue_size);
-  // The loop cannot wait: a back-end is there, or it is not.
+  // A back-end is there, or it is not: nobody waits for one to come.
   device.wait = false;
   if (const auto line = arguments.finish(); !line.empty()) return reply(refuse(line));
-  answer_with(guest.add_device(device), reply);
+  guest.add_device(device, [reply](const auto& result) { answer_with(result, reply); });
 }
 
 void remove(GuestControl& guest, const json& given, const Reply& reply) {

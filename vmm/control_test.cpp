@@ -28,10 +28,14 @@ class FakeGuest final : public GuestControl {
   void press_power_button() override { calls_ += "button "; }
   void reset() override { calls_ += "reset "; }
   void quit() override { calls_ += "quit "; }
-  base::Result<void> add_device(const DeviceOption& device) override {
+  void add_device(const DeviceOption& device, AddDone done) override {
     added_ = device;
     calls_ += "add ";
-    return {};
+    if (device.id == "slow") {
+      add_done_ = std::move(done);
+    } else {
+      done({});
+    }
   }
   base::Result<void> remove_device(const std::string& id) override {
     if (id != "net0") return base::fail("there is no device \"" + id + "\"");
@@ -59,6 +63,7 @@ class FakeGuest final : public GuestControl {
   std::vector<DeviceStatus> devices_;
   DumpProgress progress_;
   DeviceOption added_;
+  AddDone add_done_;
   base::Fd file_;
   DumpDone dump_done_;
 };
@@ -277,6 +282,19 @@ TEST_F(ControlTest, BadDumpsAreOneLine) {
             "dump-guest-memory: cannot open /no/such/core: No such file or directory; open the "
             "file yourself, pass it by getfd and give \"fd:NAME\" (millctl vm does so)");
   EXPECT_FALSE(guest_.dump_done_);
+}
+
+TEST_F(ControlTest, OthersAreServedWhileADeviceIsMade) {
+  EXPECT_TRUE(ask("device_add", {{"driver", "disk"}, {"id", "slow"}, {"socket", "/s"}}).is_null());
+  Socket first = *std::move(socket_);
+  socket_.emplace(directory_ + "/c.sock");
+  EXPECT_TRUE(next().contains("QMP"));
+  ask("qmp_capabilities");
+  EXPECT_EQ(answer("query-status")["status"], "running");
+  socket_.emplace(std::move(first));
+  ASSERT_TRUE(guest_.add_done_);
+  guest_.add_done_(base::fail("no answer"));
+  EXPECT_EQ(next()["error"]["desc"], "no answer");
 }
 
 }  // namespace

@@ -35,6 +35,8 @@ struct DumpProgress {
 };
 // Called on the loop's thread once a dump is over.
 using DumpDone = std::function<void(const DumpProgress&)>;
+// Called on the loop's thread once a device is there, or why it is not.
+using AddDone = std::function<void(const base::Result<void>&)>;
 
 class GuestControl {
  public:
@@ -55,9 +57,10 @@ class GuestControl {
   virtual void reset() = 0;
   virtual void quit() = 0;
 
-  // The guest notices by itself. Fails in one line: the id is taken, no room, nobody serves the
-  // socket, an offer that cannot be used.
-  virtual base::Result<void> add_device(const DeviceOption& device) = 0;
+  // The guest notices by itself. Calls `done` at once or within seconds, and others are served
+  // meanwhile. Fails in one line: the id is taken, no room, nobody serves the socket or answers on
+  // it, an offer that cannot be used.
+  virtual void add_device(const DeviceOption& device, AddDone done) = 0;
   // Asks the guest to let go; an event tells when it has. Fails in one line.
   virtual base::Result<void> remove_device(const std::string& id) = 0;
   // Both while the guest runs; it is told, and keeps them when it starts again. Fail in one line

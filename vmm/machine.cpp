@@ -178,6 +178,10 @@ void Machine::run_vcpu(KvmVcpu& vcpu, unsigned index) {
         visitor.pass();
         break;
       case KvmVcpu::Exit::shutdown:
+        // A kernel's last way to restart, and what becomes of one that lost its way: say so.
+        // Where it happened nobody knows any more: some processors reset the vCPU with it.
+        spdlog::warn("vCPU {} was shut down by a triple fault: the guest is reset", index);
+        return end(Ending::reset);
       case KvmVcpu::Exit::reset:
         return end(Ending::reset);
       case KvmVcpu::Exit::broken:

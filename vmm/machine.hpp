@@ -95,9 +95,13 @@ class Machine {
 
   // Devices, while the guest runs or before; machine_functions.cpp.
   //
+  // Makes a device for this machine, which has not got it then. Thread: any.
+  base::Result<std::unique_ptr<PciFunction>> make_function(const NamedFunction& function);
+  // Whether plug() has a place for it now; the error says in one line why not.
+  [[nodiscard]] base::Result<void> has_room_for(const std::string& id) const;
   // Gives the guest a device behind a free root port; it notices by itself. Fails with one
-  // line: the id is taken, no port is free, or what `make` says.
-  base::Result<void> plug(const NamedFunction& function);
+  // line: the id is taken, no port is free.
+  base::Result<void> plug(const std::string& id, std::unique_ptr<PciFunction> function);
   // Asks the guest to let go of a device; on_unplugged says when it is gone. A guest that does not
   // react keeps it, and may be asked again after PciPort::patience. Fails with one line: no such
   // device, one on bus 0, which has no slot to be taken from, or one that the guest was just asked
@@ -144,7 +148,8 @@ class Machine {
   Machine(GuestRam ram, KvmVm vm, MemoryWindow high_window, Processors processors);
   base::Result<void> add_platform(const std::vector<Console*>& consoles);
   base::Result<void> add_pci(const MachineConfig& config);
-  base::Result<void> put_in(const NamedFunction& function, unsigned place, bool running);
+  base::Result<void> put_in(const std::string& id, base::Result<std::unique_ptr<PciFunction>> made,
+                            unsigned place, bool running);
   [[nodiscard]] std::optional<unsigned> free_place(unsigned from) const;
   base::Result<void> make_vcpus(unsigned count);
   base::Result<void> give_memory(std::uint64_t bytes);

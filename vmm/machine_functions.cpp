@@ -23,7 +23,11 @@ Result<void> Machine::add_pci(const MachineConfig& config) {
   };
   for (const auto& function : config.functions) {
     if (!known(function)) continue;
-    if (auto ok = put_in(function, config.places.at(function.id), false); !ok) return ok;
+    if (auto ok =
+            put_in(function.id, make_function(function), config.places.at(function.id), false);
+        !ok) {
+      return ok;
+    }
   }
   for (const auto& function : config.functions) {
     if (known(function)) continue;
@@ -33,21 +37,25 @@ Result<void> Machine::add_pci(const MachineConfig& config) {
       return fail("the guest's PCI buses have room for " + std::to_string(places_.size()) +
                   " devices, not for " + std::to_string(config.functions.size()));
     }
-    if (auto ok = put_in(function, *place, false); !ok) return ok;
+    if (auto ok = put_in(function.id, make_function(function), *place, false); !ok) return ok;
   }
   return {};
 }
 
-Result<void> Machine::put_in(const NamedFunction& function, unsigned place, bool running) {
-  if (places_.contains(function.id)) {
-    return fail("there is a device '" + function.id + "' already: give this one another id");
-  }
-  auto made = function.make(vm_, interrupts_, ram_);
+Result<std::unique_ptr<PciFunction>> Machine::make_function(const NamedFunction& function) {
+  return function.make(vm_, interrupts_, ram_);
+}
+
+Result<void> Machine::put_in(const std::string& id, Result<std::unique_ptr<PciFunction>> made,
+                             unsigned place, bool running) {
   if (!made) return base::Unexpected{made.error()};
+  if (places_.contains(id)) {
+    return fail("there is a device '" + id + "' already: give this one another id");
+  }
   auto ok = pci_layout::is_behind_port(place)
                 ? pci_.plug_behind(pci_layout::port_of(place), *std::move(made), running)
                 : pci_.plug(place, *std::move(made));
-  if (ok) places_.emplace(function.id, place);
+  if (ok) places_.emplace(id, place);
   return ok;
 }
 
@@ -59,14 +67,19 @@ std::optional<unsigned> Machine::free_place(unsigned from) const {
   return std::nullopt;
 }
 
-Result<void> Machine::plug(const NamedFunction& function) {
-  const auto place = free_place(pci_layout::first_port_place);
-  if (!place) {
-    return fail("no PCI slot is free for '" + function.id + "': " + std::to_string(pci_.ports()) +
-                " can be plugged into; unplug a device, or start the guest with more "
-                "--hotplug-slots");
+Result<void> Machine::has_room_for(const std::string& id) const {
+  if (places_.contains(id)) {
+    return fail("there is a device '" + id + "' already: give this one another id");
   }
-  return put_in(function, *place, true);
+  if (free_place(pci_layout::first_port_place)) return {};
+  return fail("no PCI slot is free for '" + id + "': " + std::to_string(pci_.ports()) +
+              " can be plugged into; unplug a device, or start the guest with more "
+              "--hotplug-slots");
+}
+
+Result<void> Machine::plug(const std::string& id, std::unique_ptr<PciFunction> function) {
+  if (auto ok = has_room_for(id); !ok) return ok;
+  return put_in(id, std::move(function), *free_place(pci_layout::first_port_place), true);
 }
 
 Result<void> Machine::unplug(const std::string& id) {

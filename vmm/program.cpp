@@ -174,6 +174,7 @@ Result<Ending> Program::run_once(const KvmSystem& system, const MachineConfig& c
   still_ = config.paused;
   loop_.run();
   watch->reset();
+  stop_adding();
   (*machine)->stop();
   (*machine)->take_released();  // what the guest let go of in its last moment
   places_ = (*machine)->places();

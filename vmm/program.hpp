@@ -4,6 +4,7 @@
 
 #include <sys/signalfd.h>
 
+#include <list>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -13,6 +14,7 @@
 #include "base/event_loop.hpp"
 #include "vmm/console.hpp"
 #include "vmm/control.hpp"
+#include "vmm/device_making.hpp"
 #include "vmm/dump.hpp"
 #include "vmm/guest_control.hpp"
 #include "vmm/loop_mailbox.hpp"
@@ -39,7 +41,7 @@ class Program final : public GuestControl {
   void press_power_button() override;
   void reset() override;
   void quit() override;
-  base::Result<void> add_device(const DeviceOption& device) override;
+  void add_device(const DeviceOption& device, AddDone done) override;
   base::Result<void> remove_device(const std::string& id) override;
   base::Result<void> add_cpus(unsigned count) override { return machine_->add_cpus(count); }
   base::Result<void> add_memory(std::uint64_t bytes) override {
@@ -55,6 +57,17 @@ class Program final : public GuestControl {
     unsigned queues = 0;
   };
 
+  // A device that is being made for the guest that runs.
+  struct Adding {
+    unsigned number = 0;
+    DeviceOption option;
+    AddDone done;
+    unsigned queues = 0;  // the making thread's, until it is done
+    bool too_slow = false;
+    base::EventLoop::Timer limit;
+    std::unique_ptr<DeviceMaking> making;
+  };
+
   base::Result<int> run_all();
   base::Result<void> set_up();
   [[nodiscard]] base::Result<void> shut_in() const;
@@ -64,7 +77,12 @@ class Program final : public GuestControl {
   void ask_to_stop();
   // program_control.cpp
   base::Result<void> set_up_control();
+  base::Result<NamedFunction> function_of(const DeviceOption& device, std::function<int()> cancel,
+                                          std::function<void(unsigned queues)> made);
   base::Result<NamedFunction> function_of(const DeviceOption& device);
+  base::Result<void> begin_adding(const DeviceOption& device, AddDone& done);
+  void finish_adding(unsigned number);
+  void stop_adding();
   Plugged* find_device(const std::string& id);
   void on_device_change(const std::string& id, bool connected, const std::string& why);
   void on_unplugged(const std::string& id);
@@ -90,6 +108,8 @@ class Program final : public GuestControl {
 
   std::unique_ptr<LoopMailbox> mailbox_;
   std::vector<Plugged> devices_;
+  std::list<Adding> adding_;
+  unsigned last_adding_ = 0;
   unsigned machines_ = 0;  // so many were made; what an earlier one's threads said is void
   bool paused_ = false;    // somebody asked for it
   bool still_ = false;     // the vCPUs stand still

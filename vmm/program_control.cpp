@@ -125,45 +125,6 @@ Program::Plugged* Program::find_device(const std::string& id) {
   return found == devices_.end() ? nullptr : &*found;
 }
 
-Result<NamedFunction> Program::function_of(const DeviceOption& device) {
-  const auto id = device.id;
-  DeviceWatch watch;
-  watch.made = [this, id](unsigned queues) {
-    auto* const plugged = find_device(id);
-    if (plugged == nullptr) return;
-    plugged->connected = true;
-    plugged->queues = queues;
-  };
-  watch.changed = [this, id, number = machines_](bool connected, const std::string& why) {
-    mailbox_->post([this, id, number, connected, why] {
-      if (number == machines_) on_device_change(id, connected, why);
-    });
-  };
-  auto option = device;
-  option.confined = options_.sandbox;
-  auto make = make_device(
-      option, [this] { return signals_.get(); }, std::move(watch));
-  if (!make) return base::Unexpected{make.error()};
-  return NamedFunction{id, *std::move(make), device.removable};
-}
-
-Result<void> Program::add_device(const DeviceOption& device) {
-  if (find_device(device.id) != nullptr) {
-    return fail("there is a device \"" + device.id + "\" already");
-  }
-  auto function = function_of(device);
-  if (!function) return base::Unexpected{function.error()};
-  devices_.push_back({.option = device});
-  if (auto ok = machine_->plug(*function); !ok) {
-    devices_.pop_back();
-    return ok;
-  }
-  // The guest has it now, and a restart of the guest waits for it as for any other.
-  devices_.back().option.wait = true;
-  spdlog::info("device {} plugged in: {}", device.id, device.socket);
-  return {};
-}
-
 Result<void> Program::remove_device(const std::string& id) {
   if (find_device(id) == nullptr) return fail("there is no device \"" + id + "\"");
   return machine_->unplug(id);

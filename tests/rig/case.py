@@ -13,7 +13,7 @@ class SystemTest(unittest.TestCase):
     """A test with a folder of its own (`self.work`) and `self.use()` for context managers."""
 
     def setUp(self):
-        self.work = Workspace(self._testMethodName[5:17])
+        self.work, self.begun = Workspace(self._testMethodName[5:17]), process.boot_seconds()
         self.addCleanup(self.work.remove)
         self.addCleanup(self._show_logs)
 
@@ -24,8 +24,12 @@ class SystemTest(unittest.TestCase):
     def _show_logs(self):
         result = self._outcome.result
         if any(test is self for test, _ in result.errors + result.failures):
-            for log in sorted(glob.glob(f"{self.work.path}/*.log")):
+            path = self.work.path
+            for log in sorted(glob.glob(f"{path}/*.log") + glob.glob(f"{path}/*.console")):
                 print(f"--- {os.path.basename(log)}\n{tail(log, 40)}", file=sys.stderr)
+            said = process.kernel_complaints(self.begun)
+            if said:
+                print(f"--- what this machine's kernel ended\n{said}", file=sys.stderr)
 
     def report(self, text):
         """A figure worth reading in the log."""

@@ -15,15 +15,25 @@ for module in virtio_pci virtio_net virtio_blk ext4 8021q; do modprobe $module; 
 ip link set lo up
 agent=/dev/ttyS1
 stty -F $agent raw -echo -echoe -echok 115200
-exec <$agent >$agent
-echo
-echo "=READY $(cat /proc/sys/kernel/random/boot_id) $(uname -r)"
-while read -r line; do
-  [ -n "$line" ] || continue
-  echo "$line" | base64 -d >/tmp/request
-  sh /tmp/request </dev/null >/tmp/answer 2>&1
-  status=$?
-  echo "=BEGIN"
-  base64 /tmp/answer
-  echo "=END $status"
+serve() {
+  exec <$agent >$agent
+  echo
+  echo "=READY $(cat /proc/sys/kernel/random/boot_id) $(uname -r)"
+  while read -r line; do
+    [ -n "$line" ] || continue
+    echo "$line" | base64 -d >/tmp/request
+    sh /tmp/request </dev/null >/tmp/answer 2>&1
+    status=$?
+    echo "=BEGIN"
+    base64 /tmp/answer
+    echo "=END $status"
+  done
+  echo "the agent's read has ended" >/dev/ttyS0
+}
+# Not the first program itself: what a script left in the background becomes a child of that one,
+# and when a child ends while a line is being read, this shell loses what it has read of it.
+serve &
+while :; do
+  wait
+  sleep 1
 done

@@ -39,8 +39,11 @@ class Lines:
         self._socket.close()
 
     def send(self, data):
-        self._socket.settimeout(30)
-        self._socket.sendall(data)
+        self._socket.settimeout(90)
+        try:
+            self._socket.sendall(data)
+        except ConnectionError:
+            raise RigError(f"hung up: {self.process.obituary()}\n{self.state()}") from None
 
     def next(self, deadline, what):
         """The next line. At the deadline (of time.monotonic()): None, or a failure where `what`
@@ -51,7 +54,8 @@ class Lines:
                 return None
             if left <= 0:
                 raise RigError(f"{self.process.name}: waited in vain for {what}\n{self.state()}")
-            self.process.expect_running()
+            if not self.process.running():
+                raise RigError(f"{self.process.obituary()}\n{self.state()}")
             self._socket.settimeout(min(left, 1))
             try:
                 data = self._socket.recv(65536)
@@ -60,8 +64,7 @@ class Lines:
             except ConnectionError:
                 data = b""
             if not data:
-                raise RigError(f"{self.process.name} hung up, status "
-                               f"{self.process.process.poll()}\n{self.state()}")
+                raise RigError(f"hung up: {self.process.obituary()}\n{self.state()}")
             self._buffer += data
         line, self._buffer = self._buffer.split(b"\n", 1)
         return line.decode(errors="replace").strip()

@@ -3,6 +3,7 @@
 import atexit
 import ctypes
 import os
+import re
 import resource
 import shutil
 import signal
@@ -24,8 +25,9 @@ def _in_child():
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def wait_for(what, probe, timeout=30, step=0.02):
-    """Calls `probe` until it answers something true, and answers that."""
+def wait_for(what, probe, timeout=90, step=0.02):
+    """Calls `probe` until it answers something true, and answers that. The limit is for what never
+    comes: an emulated machine with other work beside it takes many times as long as usual."""
     deadline = time.monotonic() + timeout
     while True:
         answer = probe()
@@ -44,6 +46,45 @@ def tail(path, lines=25):
         return str(error)
 
 
+# What a kernel says of programs that it ended: seccomp's audit lines, signals, memory that ran out.
+_ENDED_BY_THE_KERNEL = re.compile(
+    r"type=1326|unexpected fatal signal|Out of memory|oom-kill|Killed process|segfault at|"
+    r"general protection|traps: |kvm.*(unexpected|unhandled|error)")
+
+
+def boot_seconds():
+    """The time in a kernel's log, less what its clock may be behind this one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - 30
+
+
+def kernel_complaints(since, lines=12):
+    """The last lines of this machine's kernel about programs that it ended after `since`, if it
+    tells us."""
+    try:
+        done = subprocess.run(["dmesg"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL, text=True, errors="replace", timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    found = []
+    for line in done.stdout.splitlines():
+        stamp = re.match(r"\[\s*(\d+\.\d+)\]", line)
+        if stamp and float(stamp.group(1)) > since and _ENDED_BY_THE_KERNEL.search(line):
+            found.append(line)
+    return "\n".join(found[-lines:])
+
+
+def status_text(status):
+    """A status of subprocess's in words."""
+    if status is None:
+        return "is still running"
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was killed by signal {-status}"
+
+
 class Child:
     """One program in a process group of its own, its output in a file. Killed with us, whatever
     becomes of us. A context manager."""
@@ -55,7 +96,7 @@ class Child:
             self.process = subprocess.Popen(
                 self.command, stdin=stdin, stderr=out, env={**os.environ, **(env or {})},
                 start_new_session=True, preexec_fn=_in_child, **{"stdout": out, **more})
-        self.pid = self.process.pid
+        self.pid, self.begun = self.process.pid, boot_seconds()
         _children.append(self)
 
     def __enter__(self):
@@ -69,15 +110,25 @@ class Child:
 
     def expect_running(self):
         if not self.running():
-            raise RigError(f"{self.name} ended with status {self.process.returncode}:\n"
-                           f"{tail(self.log)}")
+            raise RigError(self.obituary())
         return True
+
+    def obituary(self, timeout=5):
+        """How it ended, in the first line, and what it and the kernel said last. Its sockets are
+        closed before its status is there, so a program that hung up is waited for."""
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            pass
+        said = kernel_complaints(self.begun)
+        return (f"{self.name} {status_text(self.process.poll())}; its log:\n{tail(self.log)}" +
+                (f"\nthe kernel's log:\n{said}" if said else ""))
 
     def signal(self, number):
         if self.running():
             self.process.send_signal(number)
 
-    def wait(self, timeout=30):
+    def wait(self, timeout=120):
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:

@@ -16,8 +16,9 @@ class QmpError(Exception):
 class Qmp:
     """One connection. Events that arrive while an answer is awaited are kept in `events`."""
 
-    def __init__(self, path, timeout=30, process=None):
+    def __init__(self, path, timeout=90, process=None):
         self.socket = connect(path, process, timeout)
+        self.timeout = timeout
         self.socket.settimeout(timeout)
         self.file = self.socket.makefile("rb")
         self.events = []
@@ -55,7 +56,7 @@ class Qmp:
             else:
                 return message["return"]
 
-    def wait_event(self, name, timeout=30):
+    def wait_event(self, name, timeout=120):
         deadline = time.monotonic() + timeout
         while True:
             for index, event in enumerate(self.events):
@@ -67,6 +68,6 @@ class Qmp:
             except TimeoutError:
                 raise RigError(f"no event {name} in {timeout} s") from None
             finally:
-                self.socket.settimeout(30)
+                self.socket.settimeout(self.timeout)
             if "event" in message:
                 self.events.append(message)

@@ -29,7 +29,7 @@ class GuestShell:
             self._agent.close()
             self._agent = None
 
-    def wait_ready(self, timeout=180):
+    def wait_ready(self, timeout=300):
         """Waits until a (new) boot has reached its shell."""
         begun = time.monotonic()
         while True:
@@ -45,7 +45,7 @@ class GuestShell:
         """Starts a script; answer() collects what it says."""
         self._agent.send(base64.b64encode(script.encode()) + b"\n")
 
-    def answer(self, script="", timeout=60):
+    def answer(self, script="", timeout=180):
         deadline, lines = time.monotonic() + timeout, None
         while True:
             line = self._agent.next(deadline, f"the end of: {script}")
@@ -57,23 +57,28 @@ class GuestShell:
             elif lines is not None:
                 lines.append(line)
 
-    def run(self, script, timeout=60):
+    def run(self, script, timeout=180):
         """Runs a shell script in the guest. Answers (status, output)."""
         self.send(script)
         return self.answer(script, timeout)
 
-    def must(self, script, timeout=60):
+    def must(self, script, timeout=180):
         """Runs a script that has to end with status 0. Answers its output."""
         status, output = self.run(script, timeout)
         if status:
             raise GuestError(f"{self.name}: `{script}` ended with {status}:\n{output}")
         return output
 
+    def kernel_log(self, pattern):
+        """The lines of its kernel's log that match, as grep -E has it. The whole log takes a serial
+        port of an emulated machine half a minute."""
+        return self.must(f"dmesg | grep -E '{pattern}' || true")
+
     def console(self):
         with open(self.path("console"), errors="replace") as file:
             return file.read()
 
-    def reboot(self, timeout=180):
+    def reboot(self, timeout=300):
         """The guest's own, orderly reboot."""
         self.send("sync; reboot -f")
         return self.wait_ready(timeout)

@@ -43,11 +43,19 @@ wait
 
 agent=/dev/ttyS1
 stty -F $agent raw -echo -echoe -echok 115200
-exec <$agent >$agent
-echo
-echo "=READY"
-while read -r number folder; do
-  chroot /host /bin/sh -c 'cd "$2" && exec /bin/bash "/virtual-host/$1.sh"' sh "$number" "$folder" \
-    </dev/null >/dev/ttyS0 2>&1
-  echo "=END $number $?"
+serve() {
+  exec <$agent >$agent
+  echo
+  echo "=READY"
+  while read -r number folder; do
+    chroot /host /bin/sh -c 'cd "$2" && exec /bin/bash "/virtual-host/$1.sh"' sh "$number" \
+      "$folder" </dev/null >/dev/ttyS0 2>&1
+    echo "=END $number $?"
+  done
+}
+# Not the first program itself: see init.sh
+serve &
+while :; do
+  wait
+  sleep 1
 done

@@ -46,12 +46,12 @@ class Vmm(GuestShell):
         self.command += [f"--{option}", f"socket={socket}"]
         return self
 
-    def start(self, timeout=180, wait=True):
+    def start(self, timeout=300, wait=True):
         self.process = Child(self.command, self.path("log"), name=f"millrace-vmm {self.name}")
         self._connect(self.path("agent"))
         return self.wait_ready(timeout) if wait else self
 
-    def stop(self, timeout=60):
+    def stop(self, timeout=180):
         """Powers the guest off. Answers the status that the program ended with."""
         self.send("sync; poweroff -f")
         try:

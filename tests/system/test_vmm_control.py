@@ -118,7 +118,7 @@ class Commands(ControlTest):
         with socket.socket(socket.AF_UNIX) as silent:  # answers nothing: no reason to wait long
             silent.bind(str(self.work / "silent"))
             silent.listen()
-            self.refused("GET_FEATURES", "device_add", driver="disk", id="x",
+            self.refused("has not answered in 2 s", "device_add", driver="disk", id="x",
                          socket=str(self.work / "silent"))
         with socket.socket(socket.AF_UNIX) as raw:
             raw.connect(self.path)
@@ -151,7 +151,7 @@ class Commands(ControlTest):
         self.assertFalse([each for each in self.control.events if each["event"] == "STOP"])
         wait_for("the vCPUs to run", lambda: self.cpu_ticks() > ticks)
         guest.must("kill $(cat /tmp/loop)")
-        self.assertNotRegex(guest.must("dmesg"), "soft lockup|rcu.*stall|BUG:")
+        self.assertEqual(guest.kernel_log("soft lockup|rcu.*stall|BUG:"), "")
 
     def devices(self):
         listed = {each["id"]: each for each in self.control("query-devices")}
@@ -163,7 +163,7 @@ class Commands(ControlTest):
         self.control("device_add", driver="disk", id="spare0", socket=self.spare)
         self.assertIn("spare0", [each["id"] for each in self.control("query-devices")])
         self.control("device_del", id="spare0")
-        gone = self.control.wait_event("DEVICE_DELETED", 60)
+        gone = self.control.wait_event("DEVICE_DELETED")
         self.assertEqual(gone["data"]["device"], "spare0")
         self.assertNotIn("spare0", [each["id"] for each in self.control("query-devices")])
 
@@ -201,7 +201,7 @@ class Commands(ControlTest):
         self.control.wait_event("POWERDOWN")
         data = self.control.wait_event("SHUTDOWN")["data"]
         self.assertEqual(data, {"guest": True, "reason": "guest-shutdown"})
-        self.assertEqual(self.guest.process.wait(60), POWERED_OFF)
+        self.assertEqual(self.guest.process.wait(180), POWERED_OFF)
         self.assertFalse(os.path.exists(self.path))
 
 
@@ -248,7 +248,7 @@ class Words(ControlTest):
         self.assertNotEqual(self.guest.boot_id, first)
         self.guest.must(OBEY)
         self.vm("powerdown")
-        self.assertEqual(self.guest.process.wait(60), POWERED_OFF)
+        self.assertEqual(self.guest.process.wait(180), POWERED_OFF)
         self.assertEqual(events.wait(30), self.DONE)
         with open(self.work / "events.log") as file:
             told = [json.loads(line)["event"] for line in file]
@@ -367,7 +367,7 @@ class Dumps(ControlTest):
         self.control("quit")
         self.assertEqual(self.control.wait_event("SHUTDOWN")["data"],
                          {"guest": False, "reason": "host-qmp-quit"})
-        self.assertEqual(self.guest.process.wait(30), POWERED_OFF)
+        self.assertEqual(self.guest.process.wait(180), POWERED_OFF)
 
     def paused_and_by_descriptor(self, marks):
         """A guest that was paused stays so. Meanwhile the control socket answers others."""
@@ -378,7 +378,7 @@ class Dumps(ControlTest):
         with Qmp(self.path) as other:
             self.assertIn(other("query-dump")["status"], ("active", "completed"))
             self.assertIn(other("query-status")["status"], ("save-vm", "paused"))
-        self.control.wait_event("DUMP_COMPLETED", 60)
+        self.control.wait_event("DUMP_COMPLETED")
         self.assertEqual(self.control("query-status")["status"], "paused")
         self.holds(Core(path), marks)
         self.refused("there is no descriptor", "dump-guest-memory", paging=False,
@@ -415,9 +415,9 @@ class Dumps(ControlTest):
         marks = self.write_marks()
         self.guest.send("echo c >/proc/sysrq-trigger")
         self.assertEqual(self.control.wait_event("GUEST_PANICKED")["data"]["action"], "poweroff")
-        self.control.wait_event("DUMP_COMPLETED", 60)
+        self.control.wait_event("DUMP_COMPLETED")
         self.assertEqual(self.control.wait_event("SHUTDOWN")["data"]["reason"], "guest-panic")
-        self.assertEqual(self.guest.process.wait(60), PANICKED)
+        self.assertEqual(self.guest.process.wait(180), PANICKED)
         core = self.check(path, cpus=1)
         self.holds(core, marks)
         self.assertGreaterEqual(core.count(b"sysrq triggered crash"), 1)

@@ -54,15 +54,16 @@ class HotPlugTest(SystemTest):
         return len(os.listdir(f"{folder}/fd")), len(os.listdir(f"{folder}/task"))
 
     def wait_for_disk(self, guest, disk):
-        wait_for(f"{disk} in the guest", lambda: guest.run(f"test -b /dev/{disk}")[0] == 0, 60, 0.2)
+        wait_for(f"{disk} in the guest", lambda: guest.run(f"test -b /dev/{disk}")[0] == 0, 180,
+                 0.2)
 
     def wait_for_nic(self, guest, mac):
         return wait_for(f"the NIC {mac} in the guest",
                         lambda: guest.run(f"grep -q {mac} /sys/class/net/*/address")[0] == 0
-                        and guest.interface(mac), 60, 0.2)
+                        and guest.interface(mac), 180, 0.2)
 
     def wait_until_deleted(self, qmp, *ids):
-        gone = {qmp.wait_event("DEVICE_DELETED", 60)["data"]["device"] for _ in ids}
+        gone = {qmp.wait_event("DEVICE_DELETED")["data"]["device"] for _ in ids}
         self.assertEqual(gone, set(ids))
 
 
@@ -120,7 +121,7 @@ class Plug(HotPlugTest):
                 self.check_neither(a)
                 self.assertEqual(self.held(a), before)
         written = load.end(self)
-        b.must("killall -INT ping; sleep 1")
+        b.must("killall -INT ping; while pidof ping; do sleep 0.1; done")
         sent, received = map(int, re.search(
             r"(\d+) packets transmitted, (\d+) packets received",
             b.must("cat /tmp/ping")).groups())
@@ -128,13 +129,13 @@ class Plug(HotPlugTest):
                     f"of {sent} pings answered")
         self.assertGreater(written, 0)
         self.assertGreaterEqual(received, sent - 2)
-        self.assertNotRegex(a.must("dmesg"), "I/O error|BUG:|WARNING:|Call Trace")
+        self.assertEqual(a.kernel_log("I/O error|BUG:|WARNING:|Call Trace"), "")
         self.assertEqual([a.stop(), b.stop()], [POWERED_OFF] * 2)
 
     def test_rounds_under_traffic(self):
-        """Five times a NIC and a disk come, work and go, beside a disk and a NIC in use; nothing of
-        theirs stays behind in the guest or the program."""
-        self.rounds_under_traffic(*self.pair(), 5)
+        """Several times a NIC and a disk come, work and go, beside a disk and a NIC in use; nothing
+        of theirs stays behind in the guest or the program."""
+        self.rounds_under_traffic(*self.pair(), 8 if os.environ.get("MILLRACE_FULL") else 3)
 
     def test_6_12(self):
         try:
@@ -143,7 +144,7 @@ class Plug(HotPlugTest):
             if "apt knows no kernel" not in str(error):
                 raise
             self.skipTest(str(error).splitlines()[0])
-        self.rounds_under_traffic(a, b, 2)
+        self.rounds_under_traffic(a, b, 1)
 
     def test_reboot_keeps_what_was_plugged_in(self):
         a, b = self.pair(more=["--reboot", "restart"])

@@ -128,7 +128,7 @@ class ScriptedBackend {
       vhost::wire::protocol::mq | vhost::wire::protocol::reply_ack | vhost::wire::protocol::config |
       vhost::wire::protocol::backend_req | vhost::wire::protocol::inflight_shmfd |
       vhost::wire::protocol::configure_mem_slots | vhost::wire::protocol::status;
-  std::uint64_t queues = 2;
+  std::uint64_t queues = 2, memory_slots = 8;
   virtio::wire::BlkConfig config{};
 
  private:
@@ -203,7 +203,7 @@ class ScriptedBackend {
       case Request::get_queue_num:
         return reply(peer, message, vhost::bytes_of(queues));
       case Request::get_max_mem_slots:
-        return reply(peer, message, vhost::bytes_of(std::uint64_t{8}));
+        return reply(peer, message, vhost::bytes_of(memory_slots));
       case Request::get_vring_base:
         return reply(peer, message, message.payload);
       case Request::get_config: {
