@@ -105,6 +105,21 @@ void resize_balloon(Topology& topology, const json& arguments, const Reply& repl
   reply(refuse(line, line.starts_with("there is no") ? "DeviceNotFound" : "GenericError"));
 }
 
+void resize_mem(Topology& topology, const json& arguments, const Reply& reply) {
+  std::string name;
+  std::uint64_t size = 0;
+  Arguments given{arguments, "mem-resize"};
+  given.section().require("name", "\"web0-mem\"");
+  given.section().text("name", name);
+  given.section().require("size", "\"512MiB\", what the guest shall have");
+  read_mem_size(given.section(), "size", size);
+  if (const auto line = given.finish(); !line.empty()) return reply(refuse(line));
+  const auto bytes = topology.resize_mem(name, size);
+  if (bytes) return reply(json{{"name", name}, {"bytes", *bytes}});
+  const auto& line = bytes.error().message;
+  reply(refuse(line, line.starts_with("there is no") ? "DeviceNotFound" : "GenericError"));
+}
+
 // The keys of [[console.port]], and the console.
 void add_console_port(Topology& topology, const json& arguments, const Reply& reply) {
   std::string console;
@@ -199,6 +214,10 @@ qmp::CommandTable make_commands(Topology& topology, std::function<void()> quit) 
   table.add("balloon-resize", [&topology](const json& arguments, const Reply& reply) {
     resize_balloon(topology, arguments, reply);
   });
+  table.add("mem-add", adder(topology, "mem", read_mem));
+  table.add("mem-resize", [&topology](const json& arguments, const Reply& reply) {
+    resize_mem(topology, arguments, reply);
+  });
   table.add("console-port-add", [&topology](const json& arguments, const Reply& reply) {
     add_console_port(topology, arguments, reply);
   });
@@ -208,6 +227,7 @@ qmp::CommandTable make_commands(Topology& topology, std::function<void()> quit) 
   table.add("rng-remove", companion_remover(topology, "rng"));
   table.add("console-remove", companion_remover(topology, "console"));
   table.add("balloon-remove", companion_remover(topology, "balloon"));
+  table.add("mem-remove", companion_remover(topology, "mem"));
   table.add("console-port-remove", [&topology](const json& arguments, const Reply& reply) {
     remove_console_port(topology, arguments, reply);
   });

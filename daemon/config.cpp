@@ -137,6 +137,7 @@ Config parse_config(std::string_view toml, Problems& problems) {
   read_list(section, "rng", config.companions, problems, read_rng);
   read_list(section, "console", config.companions, problems, read_console);
   read_list(section, "balloon", config.companions, problems, read_balloon);
+  read_list(section, "mem", config.companions, problems, read_mem);
   read_list(section, "uplink", config.uplinks, problems, read_uplink);
   section.finish();
   check_duplicates(config, problems);

@@ -88,6 +88,10 @@ struct Config {
                                           Problems& problems);
 [[nodiscard]] GuestCompanion read_balloon(const Value& table, const std::string& title,
                                           Problems& problems);
+[[nodiscard]] GuestCompanion read_mem(const Value& table, const std::string& title,
+                                      Problems& problems);
+// How much memory a guest shall have of a memory device.
+void read_mem_size(Section& section, const char* key, std::uint64_t& bytes);
 // One [[console.port]] table.
 void read_console_port(Section& section, guest::PortSettings& port);
 [[nodiscard]] UplinkEntry read_uplink(const Value& table, const std::string& title,

@@ -1,6 +1,7 @@
-// Reads [[rng]], [[console]] and [[balloon]].
+// Reads [[rng]], [[console]], [[balloon]] and [[mem]].
 #include <algorithm>
 
+#include "base/units.hpp"
 #include "daemon/config_common.hpp"
 #include "virtio/wire/console.hpp"
 
@@ -94,6 +95,25 @@ GuestCompanion read_balloon(const Value& table, const std::string& title, Proble
   section.flag("reporting", settings.reporting);
   section.flag("deflate_on_oom", settings.deflate_on_oom);
   section.number("stats_s", settings.stats_s, 0, 86'400);
+  section.finish();
+  companion.device.settings = settings;
+  return companion;
+}
+
+void read_mem_size(Section& section, const char* key, std::uint64_t& bytes) {
+  section.size(key, bytes, 0, guest::mem_size_max);
+  if (bytes % guest::mem_unit == 0) return;
+  section.problem(key, std::string{key} + " is " + std::to_string(bytes) +
+                           " bytes; give a multiple of " + base::format_bytes(guest::mem_unit));
+}
+
+GuestCompanion read_mem(const Value& table, const std::string& title, Problems& problems) {
+  GuestCompanion companion;
+  companion.at = table.at();
+  Section section{members(table, title, problems), table.at(), titled(table, title), problems};
+  read_common(section, companion);
+  guest::MemSettings settings;
+  read_mem_size(section, "requested", settings.requested);
   section.finish();
   companion.device.settings = settings;
   return companion;

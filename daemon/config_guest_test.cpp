@@ -1,4 +1,4 @@
-// A guest's companions in a configuration: [[rng]], [[console]], [[balloon]].
+// A guest's companions in a configuration: [[rng]], [[console]], [[balloon]], [[mem]].
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -51,8 +51,12 @@ size = "64MiB"
 reporting = false
 deflate_on_oom = false
 stats_s = 0
+[[mem]]
+name = "m"
+socket = "/run/m"
+requested = "512MiB"
 )");
-  ASSERT_EQ(config.companions.size(), 3u);
+  ASSERT_EQ(config.companions.size(), 4u);
   const auto& rng = std::get<guest::RngSettings>(config.companions[0].device.settings);
   EXPECT_EQ(config.companions[0].device.name, "r");
   EXPECT_EQ(config.companions[0].server.socket, "/run/r");
@@ -69,6 +73,8 @@ stats_s = 0
   EXPECT_EQ(balloon.size, 64u << 20);
   EXPECT_FALSE(balloon.reporting || balloon.deflate_on_oom);
   EXPECT_EQ(balloon.stats_s, 0u);
+  const auto& mem = std::get<guest::MemSettings>(config.companions[3].device.settings);
+  EXPECT_EQ(mem.requested, 512u << 20);
 }
 
 TEST(ConfigGuest, WhatIsWrongIsOneLine) {
@@ -90,6 +96,8 @@ TEST(ConfigGuest, WhatIsWrongIsOneLine) {
       {console + "[[console.port]]\nsocket = \"/run/p\"\n", "name"},
       {console + port + "console = true\n", "console"},
       {"[[balloon]]\nname = \"b\"\nsocket = \"/run/b\"\nsize = \"lots\"\n", "size"},
+      {"[[mem]]\nname = \"m\"\nsocket = \"/run/m\"\nrequested = \"1MiB\"\n", "a multiple of 2"},
+      {"[[mem]]\nname = \"m\"\nsocket = \"/run/m\"\nsize = \"1GiB\"\n", "size"},
   };
   for (const auto& [text, said] : cases) {
     const auto line = refused(text);

@@ -368,6 +368,14 @@ base::Result<std::uint64_t> Topology::resize_balloon(const std::string& name, st
   return size;
 }
 
+base::Result<std::uint64_t> Topology::resize_mem(const std::string& name, std::uint64_t bytes) {
+  const auto unit = find_companion("mem", name);
+  if (!unit) return base::Unexpected{unit.error()};
+  auto size = (*unit)->device->set_size(bytes);
+  if (size) emit("MEM_RESIZED", {{"name", name}, {"bytes", *size}});
+  return size;
+}
+
 base::Result<void> Topology::add_console_port(const std::string& console,
                                               const guest::PortSettings& port) {
   const auto unit = find_companion("console", console);

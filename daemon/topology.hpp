@@ -86,6 +86,7 @@ class Topology {
   void remove_companion(const char* kind, const std::string& name, Done done);
   // Answers the size that the guest is told.
   base::Result<std::uint64_t> resize_balloon(const std::string& name, std::uint64_t bytes);
+  base::Result<std::uint64_t> resize_mem(const std::string& name, std::uint64_t bytes);
   // A port of a running console.
   base::Result<void> add_console_port(const std::string& console, const guest::PortSettings& port);
   base::Result<void> remove_console_port(const std::string& console, const std::string& port);

@@ -1,4 +1,5 @@
-// What the companions of a guest are told: entropy, console ports, balloon. Plain values.
+// What the companions of a guest are told: entropy, console ports, balloon, memory. Plain
+// values.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +41,14 @@ struct BalloonSettings {
   unsigned stats_s = 10;       // seconds from one look at the guest's figures to the next; 0: none
 };
 
-using Settings = std::variant<RngSettings, ConsoleSettings, BalloonSettings>;
+// virtio-mem, virtio 1.2 §5.15.
+struct MemSettings {
+  std::uint64_t requested = 0;  // bytes that the guest shall have, from the start
+};
+// What a size of it is a multiple of, whatever its blocks are; and the most.
+inline constexpr std::uint64_t mem_unit = 2 << 20, mem_size_max = 1ull << 44;
+
+using Settings = std::variant<RngSettings, ConsoleSettings, BalloonSettings, MemSettings>;
 
 // "rng": the kind in configurations, commands and messages.
 [[nodiscard]] const char* kind_of(const Settings& settings);

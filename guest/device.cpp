@@ -2,6 +2,7 @@
 
 #include "guest/balloon.hpp"
 #include "guest/console.hpp"
+#include "guest/mem.hpp"
 #include "guest/rng.hpp"
 
 namespace millrace::guest {
@@ -20,7 +21,8 @@ Overloaded(Each...) -> Overloaded<Each...>;
 const char* kind_of(const Settings& settings) {
   return std::visit(Overloaded{[](const RngSettings&) { return "rng"; },
                                [](const ConsoleSettings&) { return "console"; },
-                               [](const BalloonSettings&) { return "balloon"; }},
+                               [](const BalloonSettings&) { return "balloon"; },
+                               [](const MemSettings&) { return "mem"; }},
                     settings);
 }
 
@@ -32,6 +34,9 @@ base::Result<std::unique_ptr<Device>> make_device(const std::string& name, const
           [&](const ConsoleSettings& console) { return Console::make(name, console, means); },
           [&](const BalloonSettings& balloon) -> base::Result<std::unique_ptr<Device>> {
             return std::unique_ptr<Device>{std::make_unique<Balloon>(name, balloon, means)};
+          },
+          [&](const MemSettings& mem) -> base::Result<std::unique_ptr<Device>> {
+            return std::unique_ptr<Device>{std::make_unique<Mem>(name, mem, means)};
           }},
       settings);
   if (made) return made;
@@ -43,7 +48,7 @@ base::Result<void> Device::add_port(const PortSettings&) {
 }
 
 base::Result<std::uint64_t> Device::set_size(std::uint64_t) {
-  return base::fail(name() + " is no balloon");
+  return base::fail(name() + " has no size");
 }
 
 base::Result<void> Device::remove_port(const std::string&) {

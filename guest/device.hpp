@@ -45,8 +45,8 @@ class Device : public virtio::DeviceBase {
   // console: the guest sees the port come or go. Others refuse.
   virtual base::Result<void> add_port(const PortSettings& settings);
   virtual base::Result<void> remove_port(const std::string& port);
-  // balloon: how much memory the guest shall give up. Answers what it is told, in whole pages; it
-  // gets there in its own time. Others refuse.
+  // balloon: how much memory the guest shall give up; mem: how much it shall have. Answers what it
+  // is told, in whole pages; it gets there in its own time. Others refuse.
   virtual base::Result<std::uint64_t> set_size(std::uint64_t bytes);
 };
 

@@ -83,23 +83,42 @@ void Reclaimer::run() {
       const std::lock_guard lock{mutex_};
       if (i >= jobs_.size()) break;
       if (jobs_[i]->state.load(std::memory_order_acquire) == ReclaimJob::State::asked) {
-        serve(*jobs_[i]);
+        if (!serve(*jobs_[i])) ::eventfd_write(event_.get(), 1);  // after everybody else
       }
     }
   }
 }
 
-void Reclaimer::serve(ReclaimJob& job) {
-  if (job.numbers) {
+bool Reclaimer::serve(ReclaimJob& job) {
+  if (job.task != nullptr) {
+    if (!job.task->step(*this)) return false;
+  } else if (job.numbers) {
     serve_numbers(job);
   } else {
     for (const auto& segment : job.chain->writable()) {
-      reclaim(job, segment.data, segment.guest_address, segment.size);
+      reclaim(*job.memory, *job.counters, segment.data, segment.guest_address, segment.size);
     }
   }
   base::Reactor* const reactor = job.reactor;
   job.state.store(ReclaimJob::State::done, std::memory_order_release);
   reactor->wake();  // the job may be its asker's again
+  return true;
+}
+
+bool Reclaimer::give_back(const virtio::GuestMemory& memory, std::uint64_t guest_address,
+                          std::uint64_t bytes, ReclaimCounters& counters) {
+  const auto before = counters.reclaimed.load();
+  virtio::GuestMemory::Hint hint;
+  for (std::uint64_t done = 0; done < bytes;) {
+    const auto part = memory.translate(guest_address + done, bytes - done, hint);
+    if (part.empty()) {
+      counters.kept += bytes - done;
+      return false;
+    }
+    reclaim(memory, counters, part.data(), guest_address + done, part.size());
+    done += part.size();
+  }
+  return counters.reclaimed.load() - before == bytes;
 }
 
 // Pages in a row, whichever way they run, are one call.
@@ -115,7 +134,7 @@ void Reclaimer::serve_numbers(const ReclaimJob& job) {
         at += page;
         continue;
       }
-      reclaim(job, bytes.data(), at, bytes.size());
+      reclaim(*job.memory, *job.counters, bytes.data(), at, bytes.size());
       at += bytes.size();
     }
   };
@@ -142,10 +161,9 @@ void Reclaimer::serve_numbers(const ReclaimJob& job) {
   end_row();
 }
 
-void Reclaimer::reclaim(const ReclaimJob& job, std::byte* data, std::uint64_t guest_address,
-                        std::uint64_t bytes) {
-  auto& counters = *job.counters;
-  const std::uint64_t size = host_page_size(*job.memory, data);
+void Reclaimer::reclaim(const virtio::GuestMemory& memory, ReclaimCounters& counters,
+                        std::byte* data, std::uint64_t guest_address, std::uint64_t bytes) {
+  const std::uint64_t size = host_page_size(memory, data);
   const auto from = reinterpret_cast<std::uintptr_t>(data);
   // Whole pages of the host's only.
   const auto first = size == 0 ? from : (from + size - 1) / size * size;
@@ -156,7 +174,7 @@ void Reclaimer::reclaim(const ReclaimJob& job, std::byte* data, std::uint64_t gu
   }
   const std::uint64_t whole = end - first;
   counters.kept += bytes - whole;
-  if (pinned_ && pinned_(*job.memory, guest_address + (first - from), whole)) {
+  if (is_pinned(memory, guest_address + (first - from), whole)) {
     counters.pinned += whole;
     return;
   }

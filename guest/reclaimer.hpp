@@ -31,10 +31,23 @@ struct ReclaimCounters {
   std::atomic<std::uint64_t> refused{0};    // by the kernel
 };
 
+class Reclaimer;
+
+// Work of another kind than a buffer full of pages, done in pieces on the reclaimer's thread.
+class ReclaimTask {
+ public:
+  // One piece, bounded as a buffer is. False: there is more.
+  virtual bool step(Reclaimer& reclaimer) = 0;
+
+ protected:
+  ~ReclaimTask() = default;
+};
+
 // One buffer of a driver's. Its fields are the asker's, but for the time from ask() to `done`.
 struct ReclaimJob {
   enum class State : std::uint8_t { idle, asked, done };
   std::atomic<State> state{State::idle};
+  ReclaimTask* task = nullptr;  // instead of what follows
   const virtio::Chain* chain = nullptr;
   const virtio::GuestMemory* memory = nullptr;
   bool numbers = false;  // the buffer holds page numbers; else its writable part is the pages
@@ -61,13 +74,23 @@ class Reclaimer {
   // Thread: the asker's reactor. Never blocks.
   void ask(ReclaimJob& job) noexcept;
 
+  // For a task. Whether hardware uses any of it.
+  [[nodiscard]] bool is_pinned(const virtio::GuestMemory& memory, std::uint64_t guest_address,
+                               std::uint64_t bytes) const {
+    return pinned_ && pinned_(memory, guest_address, bytes);
+  }
+  // Gives all of these pages back. False where some stayed: the counters say why.
+  bool give_back(const virtio::GuestMemory& memory, std::uint64_t guest_address,
+                 std::uint64_t bytes, ReclaimCounters& counters);
+
  private:
   Reclaimer(base::Fd event, Pinned pinned);
   void run();
-  void serve(ReclaimJob& job);
+  // False: it is not done.
+  bool serve(ReclaimJob& job);
   void serve_numbers(const ReclaimJob& job);
-  void reclaim(const ReclaimJob& job, std::byte* data, std::uint64_t guest_address,
-               std::uint64_t bytes);
+  void reclaim(const virtio::GuestMemory& memory, ReclaimCounters& counters, std::byte* data,
+               std::uint64_t guest_address, std::uint64_t bytes);
 
   base::Fd event_;
   const Pinned pinned_;

@@ -23,7 +23,7 @@ namespace millrace::virtio {
 class InflightRegion;  // inflight.hpp
 class KeptArea;        // kept_area.hpp
 
-enum class DeviceKind { net, blk, rng, console, balloon };
+enum class DeviceKind { net, blk, rng, console, balloon, mem };
 
 // Everything a queue needs to start.
 struct QueueStart {

@@ -124,7 +124,9 @@ void BackendLink::close() {
   connection_.reset();
   const std::lock_guard lock{mutex_};
   connected_ = wanted_.field_new = false;
+  refreshes_ = refresh_wanted_;
   written_.notify_all();
+  refreshed_.notify_all();
 }
 
 void BackendLink::memory_added() {
@@ -217,6 +219,7 @@ void BackendLink::turn() {
   if (connection_ == nullptr && Clock::now() >= retry_at_) connect();
   take_memory();
   apply();
+  answer_refresh();
   if (connection_ != nullptr) note_up();
   wait_for_events();
 }
@@ -235,10 +238,12 @@ void BackendLink::connect() {
 // The guest keeps the device that it was shown: another back-end must be able to go on with it.
 Result<void> BackendLink::adopt(std::unique_ptr<BackendConnection> connection) {
   const bool first = listener_ == nullptr;
+  if (const auto ok = tell(*connection); !ok) return ok;
   const auto shape = shape_now(connection->offer());
   if (!shape) return base::Unexpected{shape.error()};
   // Now, and not when the guest's driver starts.
   if (auto ok = connection->check_memory(ram_.regions().size()); !ok) return ok;
+  bool later = false;
   {
     const std::lock_guard lock{mutex_};
     if (!first && shape->queues != shape_.queues) {
@@ -254,11 +259,13 @@ Result<void> BackendLink::adopt(std::unique_ptr<BackendConnection> connection) {
     if (!wanted_.active) shape_.features = shape->features;
     shape_.vrings = shape->vrings;
     connected_ = true;
+    // What it says before it has the record of the one before is not for the driver's eyes.
+    later = is_live() && wanted_.active;
   }
   connection_ = std::move(connection);
   connected_at_ = Clock::now();
   cut_at_.reset();
-  return first ? Result<void>{} : publish_config();
+  return first || later ? Result<void>{} : publish_config();
 }
 
 // Once the guest was shown a number of queues, it is that number.
@@ -266,22 +273,6 @@ Result<DeviceShape> BackendLink::shape_now(const BackendOffer& offer) const {
   auto options = config_.shape;
   if (listener_ != nullptr) options.queues = shape_.pairs != 0 ? shape_.pairs : shape_.queues;
   return shape_of(offer, options);
-}
-
-// What the back-end says of itself, but for what the driver wrote there.
-Result<void> BackendLink::publish_config() {
-  auto shape = shape_now(connection_->offer());
-  if (!shape) return base::Unexpected{shape.error()};
-  {
-    const std::lock_guard lock{mutex_};
-    const auto field = writable_field(config_.shape.kind, shape_.features);
-    if (wanted_.field && field && field->offset + field->size <= shape->config.size()) {
-      std::ranges::copy(*wanted_.field, shape->config.begin() + field->offset);
-    }
-    shape_.config = shape->config;
-  }
-  listener_->config_changed(shape->config);
-  return {};
 }
 
 void BackendLink::disconnect(const std::string& why) {
@@ -360,9 +351,7 @@ void BackendLink::take_request() {
   const auto changed = connection_->take_request();
   if (!changed) return disconnect(changed.error().message);
   if (!*changed) return;
-  auto ok = connection_->read_config();
-  if (ok) ok = publish_config();
-  if (!ok) disconnect(ok.error().message);
+  if (const auto ok = renew_config(); !ok) disconnect(ok.error().message);
 }
 
 void BackendLink::take_ring_error() {

@@ -45,6 +45,8 @@ struct BackendLinkConfig {
   // A connection came or went, for a control socket. From the link's thread; it must not call back.
   std::function<void(bool connected, const std::string& why)> on_change{};
   bool confined = false;  // in a sandbox: the thread narrows what it may do
+  // mem: what every back-end is told first, as the start of its configuration space.
+  std::vector<std::byte> told{};
 };
 
 class BackendLink final : public VirtioBackend, private RamUser {
@@ -63,6 +65,8 @@ class BackendLink final : public VirtioBackend, private RamUser {
   [[nodiscard]] unsigned queues() const override { return shape_.queues; }
   [[nodiscard]] std::uint16_t queue_size_max() const override { return config_.queue_size; }
   [[nodiscard]] std::vector<std::byte> config() const override;
+  // mem: how much is plugged changes with every request of the driver, which nobody is told of.
+  void refresh_config() override;
   bool write_config(std::uint32_t offset, std::span<const std::byte> bytes) override;
   void activate(std::uint64_t features, std::span<const VirtQueue> queues) override;
   void stop() override;
@@ -102,7 +106,7 @@ class BackendLink final : public VirtioBackend, private RamUser {
   void connect();
   base::Result<void> adopt(std::unique_ptr<BackendConnection> connection);
   [[nodiscard]] base::Result<DeviceShape> shape_now(const BackendOffer& offer) const;
-  base::Result<void> publish_config();
+  [[nodiscard]] bool is_live() const { return config_.shape.kind == DeviceKind::mem; }
   void disconnect(const std::string& why);
   void retry_later();
   void note_up();
@@ -111,6 +115,12 @@ class BackendLink final : public VirtioBackend, private RamUser {
   void wait_for_events();
   void take_request();
   void take_ring_error();
+
+  // backend_link_config.cpp: the configuration space.
+  base::Result<void> tell(BackendConnection& connection) const;
+  base::Result<void> renew_config();
+  base::Result<void> publish_config();
+  void answer_refresh();
 
   // backend_link_rings.cpp: bringing the back-end to what is wanted.
   void apply();
@@ -152,11 +162,13 @@ class BackendLink final : public VirtioBackend, private RamUser {
   std::optional<Clock::time_point> cut_at_;  // we hung up on a back-end that may still live
 
   mutable std::mutex mutex_;
-  std::condition_variable written_;
+  std::condition_variable written_, refreshed_;
   DeviceShape shape_;  // queues and size of config never change
   Wanted wanted_;
   bool connected_ = false;
   bool memory_new_ = false;  // not given to the back-end yet
+  // How often a driver looked at a live configuration space, and was shown what is true.
+  std::uint64_t refresh_wanted_ = 0, refreshes_ = 0;
 };
 
 }  // namespace millrace::vmm

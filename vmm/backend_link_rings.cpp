@@ -146,6 +146,9 @@ Result<void> BackendLink::bring_to(const Wanted& wanted) {
   }
   if (was_set_up) return {};
   if (const auto ok = connection_->set_status(status_driving); !ok) return ok;
+  if (is_live()) {
+    if (const auto ok = renew_config(); !ok) return ok;
+  }
   return std::exchange(restoring_, false) ? restore_others(wanted) : Result<void>{};
 }
 

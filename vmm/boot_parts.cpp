@@ -13,6 +13,7 @@ std::vector<MemoryMapEntry> make_memory_map(const GuestRam& ram) {
   map.push_back({0, low::ram_end, MemoryMapEntry::usable});
   map.push_back({low::ram_end, low::end - low::ram_end, MemoryMapEntry::reserved});
   for (const auto& region : ram.regions()) {
+    if (region.managed) continue;  // the guest has none of it yet
     const auto from = std::max(region.guest_address, low::end);
     map.push_back({from, region.guest_address + region.size - from, MemoryMapEntry::usable});
   }

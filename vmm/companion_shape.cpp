@@ -6,6 +6,7 @@
 
 #include "virtio/wire/balloon.hpp"
 #include "virtio/wire/console.hpp"
+#include "virtio/wire/mem.hpp"
 
 namespace millrace::vmm {
 
@@ -13,6 +14,7 @@ namespace {
 
 namespace bf = virtio::wire::balloon_feature;
 namespace cf = virtio::wire::console_feature;
+namespace mf = virtio::wire::mem_feature;
 using base::fail;
 
 // Bits 0 to 23 are the device type's (virtio 1.2 §2.2).
@@ -40,6 +42,9 @@ Kind kind_of(DeviceKind kind) {
               bf::must_tell_host | bf::stats_vq | bf::deflate_on_oom | bf::free_page_hint |
                   bf::page_reporting,
               sizeof(virtio::wire::BalloonConfig)};
+    case DeviceKind::mem:  // the guest has no table that would give a proximity domain a meaning
+      return {"memory device", mf::acpi_pxm | mf::unplugged_inaccessible,
+              mf::unplugged_inaccessible, sizeof(virtio::wire::MemConfig)};
     default:
       return {"entropy device", 0, 0, 0};
   }

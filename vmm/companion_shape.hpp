@@ -1,4 +1,5 @@
-// The shapes of a guest's companions: entropy, console ports, balloon (see device_shape.hpp).
+// The shapes of a guest's companions: entropy, console ports, balloon, memory
+// (see device_shape.hpp).
 #pragma once
 
 #include <cstddef>

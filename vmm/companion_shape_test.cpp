@@ -9,6 +9,7 @@
 #include "virtio/wire/balloon.hpp"
 #include "virtio/wire/blk.hpp"
 #include "virtio/wire/console.hpp"
+#include "virtio/wire/mem.hpp"
 #include "virtio/wire/net.hpp"
 #include "vmm/options.hpp"
 
@@ -77,11 +78,29 @@ TEST(CompanionShape, ABalloonsQueuesAreThoseOfItsFeatures) {
   EXPECT_FALSE(shape(DeviceKind::balloon, offer));
 }
 
+TEST(CompanionShape, AMemoryDeviceHasOneQueueAndNoDomain) {
+  namespace mf = virtio::wire::mem_feature;
+  virtio::wire::MemConfig config{};
+  config.requested_size = base::le64{1 << 30};
+  BackendOffer offer{.features = vf::version_1 | mf::acpi_pxm | mf::unplugged_inaccessible,
+                     .queues = 1,
+                     .config = bytes_of(config)};
+  const auto made = shape(DeviceKind::mem, offer);
+  ASSERT_TRUE(made) << made.error().message;
+  EXPECT_EQ(made->queues, 1u);
+  EXPECT_EQ(made->features, vf::version_1 | mf::unplugged_inaccessible);
+  EXPECT_EQ(made->config, offer.config);
+  EXPECT_FALSE(writable_field(DeviceKind::mem, ~0ull));
+  offer.config.clear();
+  EXPECT_FALSE(shape(DeviceKind::mem, offer));
+}
+
 TEST(CompanionShape, AnotherKindsSocketIsRefused) {
   namespace blk = virtio::wire::blk_feature;
   namespace net = virtio::wire::net_feature;
   const std::vector<std::byte> config(64);
-  for (const auto kind : {DeviceKind::rng, DeviceKind::console, DeviceKind::balloon}) {
+  for (const auto kind :
+       {DeviceKind::rng, DeviceKind::console, DeviceKind::balloon, DeviceKind::mem}) {
     EXPECT_FALSE(shape(
         kind,
         {.features = vf::version_1 | blk::blk_size | blk::seg_max, .queues = 8, .config = config}));
@@ -114,6 +133,19 @@ TEST(CompanionShape, OptionsOfACompanion) {
     ASSERT_FALSE(refused) << wrong;
     EXPECT_EQ(refused.error().message.rfind("--virtio-console ", 0), 0u);
   }
+}
+
+TEST(CompanionShape, OptionsOfAMemoryDevice) {
+  const auto parsed = parse_device(DeviceOption::Kind::virtio_mem, "socket=/m,size=4G");
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(parsed->size, 4ull << 30);
+  for (const char* const wrong : {"socket=/m", "socket=/m,size=0", "socket=/m,size=lots",
+                                  "socket=/m,size=1G,removable=yes", "size=1G"}) {
+    const auto refused = parse_device(DeviceOption::Kind::virtio_mem, wrong);
+    ASSERT_FALSE(refused) << wrong;
+    EXPECT_EQ(refused.error().message.rfind("--virtio-mem ", 0), 0u);
+  }
+  EXPECT_FALSE(parse_device(DeviceOption::Kind::balloon, "socket=/b,size=1G"));
 }
 
 }  // namespace

@@ -50,7 +50,8 @@ void add(GuestControl& guest, const json& given, const Reply& reply) {
   if (driver == "cpu") return add_cpus(guest, arguments, reply);
   if (driver == "dimm") return add_memory(guest, arguments, reply);
   const auto kind = device_kind(driver);
-  if (!kind) {
+  // Its region has to be there when the guest starts.
+  if (!kind || *kind == DeviceOption::Kind::virtio_mem) {
     arguments.wrong("\"driver\" is net, disk, rng, virtio-console, balloon, cpu or dimm");
   }
   auto device = device_of(kind.value_or(DeviceOption::Kind::net));

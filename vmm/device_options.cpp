@@ -31,6 +31,8 @@ DeviceKind kind_of(DeviceOption::Kind kind) {
       return DeviceKind::console;
     case DeviceOption::Kind::balloon:
       return DeviceKind::balloon;
+    case DeviceOption::Kind::virtio_mem:
+      return DeviceKind::mem;
   }
   return DeviceKind::net;
 }
@@ -43,6 +45,7 @@ Result<MakeFunction> make_device(const DeviceOption& option, std::function<int()
   options.socket = option.socket;
   options.queues = option.queues;
   options.queue_size = static_cast<std::uint16_t>(option.queue_size);
+  options.memory = option.memory;
   options.wait = option.wait;
   options.on_change = std::move(watch.changed);
   options.confined = option.confined;

@@ -16,7 +16,7 @@
 
 namespace millrace::vmm {
 
-enum class DeviceKind { net, blk, rng, console, balloon };
+enum class DeviceKind { net, blk, rng, console, balloon, mem };
 
 // What a back-end said when it was connected to.
 struct BackendOffer {

@@ -42,6 +42,9 @@ constexpr std::array device_kinds{
                      "A virtio console with ports: socket=PATH[,queue-size=N][,wait=no]"},
     DeviceKindOption{Kind::balloon, "--balloon",
                      "A memory balloon: socket=PATH[,queue-size=N][,wait=no]"},
+    DeviceKindOption{Kind::virtio_mem, "--virtio-mem",
+                     "Memory that grows and shrinks on the back-end's word, up to SIZE: "
+                     "socket=PATH,size=SIZE[,queue-size=N][,wait=no]"},
 };
 // The driver fills the queues of a companion with buffers of whole pages.
 constexpr unsigned companion_queue_size = 64;
@@ -81,7 +84,12 @@ Result<void> set_key(DeviceOption& device, const std::string& key, const std::st
     device.queue_size = *number;
   } else if (key == "wait" && (value == "yes" || value == "no")) {
     device.wait = value == "yes";
-  } else if (key == "removable" && (value == "yes" || value == "no")) {
+  } else if (key == "size" && device.kind == Kind::virtio_mem) {
+    const auto size = base::parse_size(value);
+    if (!size) return fail("size=" + value + ": " + size.error().message);
+    device.size = *size;
+  } else if (key == "removable" && device.kind != Kind::virtio_mem &&
+             (value == "yes" || value == "no")) {
     device.removable = value == "yes";
   } else {
     return fail("cannot use " + key + "=" + value);
@@ -168,6 +176,11 @@ std::string finish_devices(Options& options) {
     if (!ids.insert(name).second) {
       return "the id '" + name + "' is that of a device that was given none: choose another";
     }
+  }
+  for (auto& device : options.devices) {
+    if (device.kind != Kind::virtio_mem) continue;
+    device.memory = static_cast<unsigned>(options.ram.managed.size());
+    options.ram.managed.push_back(device.size);
   }
   const auto count = std::to_string(options.devices.size());
   constexpr auto most = pci_layout::ports_max;
@@ -314,6 +327,9 @@ Result<DeviceOption> parse_device(DeviceOption::Kind kind, const std::string& te
     }
   }
   if (device.socket.empty()) return wrong("give the back-end's socket: socket=PATH");
+  if (device.kind == Kind::virtio_mem && device.size == 0) {
+    return wrong("give the most that the guest can have of it: size=SIZE");
+  }
   return device;
 }
 

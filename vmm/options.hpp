@@ -19,15 +19,17 @@ inline constexpr int exit_power_off = 0, exit_failed = 1, exit_usage = 2, exit_r
                      exit_panicked = 4;
 
 // "--net socket=PATH[,id=NAME][,mac=..][,queues=N][,queue-size=N][,wait=no][,removable=yes]",
-// --disk without a mac, and the others without mac and queues.
+// --disk without a mac, and the others without mac and queues; --virtio-mem with size=SIZE.
 struct DeviceOption {
-  enum class Kind { net, disk, rng, virtio_console, balloon };
+  enum class Kind { net, disk, rng, virtio_console, balloon, virtio_mem };
   Kind kind = Kind::net;
   std::string id;  // left out on the command line: net0, net1, disk0...
   std::string socket;
   std::string mac;      // empty: the back-end's
   unsigned queues = 0;  // 0: as many as the back-end has
   unsigned queue_size = 256;
+  std::uint64_t size = 0;  // virtio-mem: the most that the guest can have of it, in bytes
+  unsigned memory = 0;     // virtio-mem: its place in Options::ram.managed
   bool wait = true;        // for a back-end that is not there yet
   bool removable = false;  // can be unplugged, though there from the start
   bool confined = false;   // the sandbox is on; set by the program

@@ -26,6 +26,8 @@ namespace {
 
 constexpr std::uint64_t mebibyte = 1 << 20;
 constexpr std::uint64_t large_page = 2 * mebibyte, huge_page = 1024 * mebibyte;
+// As the host shows them, in /proc/PID/fd.
+constexpr const char *usual_name = "guest-memory", *managed_name = "guest-managed";
 constexpr std::uint64_t bytes_min = 64 * mebibyte, bytes_max = 1ull << 44;
 
 Result<void> check(const RamConfig& config) {
@@ -46,13 +48,13 @@ Result<void> check(const RamConfig& config) {
   return {};
 }
 
-Result<Fd> make_file(const RamConfig& config, std::uint64_t bytes) {
+Result<Fd> make_file(const RamConfig& config, std::uint64_t bytes, const char* name) {
   unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
   if (config.page_size != 0) {
     flags |= MFD_HUGETLB;
     flags |= static_cast<unsigned>(std::countr_zero(config.page_size)) << MFD_HUGE_SHIFT;
   }
-  Fd file{::memfd_create("guest-memory", flags)};
+  Fd file{::memfd_create(name, flags)};
   if (!file) return fail_errno("cannot make guest memory");
   if (::ftruncate(file.get(), static_cast<off_t>(bytes)) != 0) {
     return fail_errno("cannot make " + base::format_bytes(bytes) + " of guest memory");
@@ -130,7 +132,7 @@ bool GuestRam::transparent_huge_pages() {
 
 Result<GuestRam> GuestRam::make(const RamConfig& config) {
   if (auto ok = check(config); !ok) return base::Unexpected{ok.error()};
-  auto file = make_file(config, config.bytes);
+  auto file = make_file(config, config.bytes, usual_name);
   if (!file) return base::Unexpected{file.error()};
 
   GuestRam ram;
@@ -143,7 +145,7 @@ Result<GuestRam> GuestRam::make(const RamConfig& config) {
   if (!base) return base::Unexpected{base.error()};
   const auto low = std::min(config.bytes, hole_start);
   const int fd = ram.file_.get();
-  ram.regions_.reserve(2 + slots_max);
+  ram.regions_.reserve(2 + slots_max + managed_max);
   ram.regions_.push_back({0, low, *base, 0, fd});
   if (config.bytes > low) {
     ram.regions_.push_back({hole_end, config.bytes - low, *base + hole_end, low, fd});
@@ -156,6 +158,7 @@ Result<GuestRam> GuestRam::make(const RamConfig& config) {
     return fail("memory is added in multiples of " + base::format_bytes(ram.hot_unit_) +
                 ": max= is to be the memory of the start and so many of them");
   }
+  if (auto ok = ram.add_managed(); !ok) return base::Unexpected{ok.error()};
   ram.growth_->regions.store(ram.regions_.size());
   return ram;
 }
@@ -192,17 +195,49 @@ Result<GuestRam::Piece> GuestRam::make_piece(std::uint64_t bytes) const {
       return fail("the memory that was added before is not with every back-end yet: try again");
     }
   }
-  auto file = make_file(config_, bytes);
+  return make_at(config_, hot_end_ - left, bytes, usual_name);
+}
+
+// Behind all that may be added, so that a guest's addresses do not depend on what was.
+Result<void> GuestRam::add_managed() {
+  constexpr std::uint64_t alignment = 2048 * mebibyte;  // of the largest blocks of any kernel
+  growth_->end = hot_end_;
+  if (config_.managed.size() > managed_max) {
+    return fail("a guest has at most " + std::to_string(managed_max) + " memory devices");
+  }
+  auto config = config_;
+  config.page_size = 0;
+  config.prefault = false;
+  for (const auto bytes : config_.managed) {
+    if (bytes == 0 || bytes % hot_unit_ != 0 || bytes > bytes_max) {
+      return fail("a memory device of " + base::format_bytes(bytes) + ": give a multiple of " +
+                  base::format_bytes(hot_unit_) + ", at most 16 TiB");
+    }
+    const auto from = std::max(growth_->end, hole_end);
+    const auto address = (from + alignment - 1) / alignment * alignment;
+    auto piece = make_at(config, address, bytes, managed_name);
+    if (!piece) return base::Unexpected{piece.error()};
+    piece->region_.managed = true;
+    growth_->end = piece->region().end();
+    regions_.push_back(piece->region());
+    growth_->managed.push_back(*std::move(piece));
+  }
+  return {};
+}
+
+Result<GuestRam::Piece> GuestRam::make_at(const RamConfig& config, std::uint64_t address,
+                                          std::uint64_t bytes, const char* name) {
+  auto file = make_file(config, bytes, name);
   if (!file) return base::Unexpected{file.error()};
   Piece piece;
   piece.file_ = *std::move(file);
   piece.reserved_size_ = bytes + huge_page;
   const auto base = reserve(piece.reserved_size_, piece.reserved_);
   if (!base) return base::Unexpected{base.error()};
-  piece.region_ = {hot_end_ - left, bytes, *base, 0, piece.file_.get()};
+  piece.region_ = {address, bytes, *base, 0, piece.file_.get()};
   // A large page of the host's is one of the guest's where both agree in their low bits.
   piece.region_.host += piece.region_.guest_address % huge_page;
-  if (auto ok = map_region(config_, piece.region_); !ok) return base::Unexpected{ok.error()};
+  if (auto ok = map_region(config, piece.region_); !ok) return base::Unexpected{ok.error()};
   return piece;
 }
 

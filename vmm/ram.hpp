@@ -2,7 +2,8 @@
 // for each piece that is added while the guest runs.
 //
 // Below the 32-bit hole from address 0, the rest from 4 GiB upwards; what is added lies above all
-// of it, piece after piece. Regions never change or go. Thread: any may read; one adds.
+// of it, piece after piece; then come managed regions, of which the guest has what a device tells
+// it (virtio-mem). Regions never change or go. Thread: any may read; one adds.
 #pragma once
 
 #include <atomic>
@@ -26,13 +27,16 @@ struct RamConfig {
   bool prefault = false;         // touch all of it at the start
   std::uint64_t bytes_most = 0;  // with what may be added later; 0: nothing may
   unsigned slots = 0;            // in so many pieces
+  // Bytes of each managed region, multiples of unit(): ordinary pages, made when they are touched.
+  std::vector<std::uint64_t> managed{};
 };
 
 struct RamRegion {
   std::uint64_t guest_address = 0, size = 0;
   std::byte* host = nullptr;
   std::uint64_t file_offset = 0;
-  int file = -1;  // the memory's own
+  int file = -1;         // the memory's own
+  bool managed = false;  // a device says what of it the guest has
   [[nodiscard]] std::uint64_t end() const { return guest_address + size; }
 };
 
@@ -49,7 +53,8 @@ class RamUser {
 class GuestRam {
  public:
   static constexpr std::uint64_t hole_start = 0xc000'0000, hole_end = 0x1'0000'0000;
-  static constexpr unsigned slots_max = 32;  // pieces that may be added
+  static constexpr unsigned slots_max = 32;   // pieces that may be added
+  static constexpr unsigned managed_max = 8;  // regions
 
   static base::Result<GuestRam> make(const RamConfig& config);
   // Whether the host gives shared memory transparent huge pages when it is asked.
@@ -63,7 +68,9 @@ class GuestRam {
   [[nodiscard]] const base::Fd& file() const { return file_; }
   [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
   // The end of all memory, that which may still be added too.
-  [[nodiscard]] std::uint64_t end_of_all() const { return hot_end_; }
+  [[nodiscard]] std::uint64_t end_of_all() const;
+  // The managed region of that place in RamConfig::managed.
+  [[nodiscard]] const RamRegion& managed(unsigned index) const;
 
   // Memory to be added, which nobody has yet.
   class Piece;
@@ -86,6 +93,9 @@ class GuestRam {
   GuestRam() = default;
   void unmap() noexcept;
   void plan_growth();
+  base::Result<void> add_managed();
+  static base::Result<Piece> make_at(const RamConfig& config, std::uint64_t address,
+                                     std::uint64_t bytes, const char* name);
 
   struct Growth;
   base::Fd file_;
@@ -122,8 +132,9 @@ struct GuestRam::Growth {
   void settle();
 
   std::atomic<std::size_t> regions{0};  // that may be seen
-  std::vector<Piece> pieces;
-  std::mutex mutex;  // for what follows
+  std::vector<Piece> pieces, managed;
+  std::uint64_t end = 0;  // of all memory
+  std::mutex mutex;       // for what follows
   std::vector<User> users;
   std::function<void()> everywhere;  // empty: nothing is on its way
 };

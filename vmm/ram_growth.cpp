@@ -25,6 +25,14 @@ std::span<const RamRegion> GuestRam::regions() const {
   return {regions_.data(), count};
 }
 
+std::uint64_t GuestRam::end_of_all() const {
+  return growth_->end;
+}
+
+const RamRegion& GuestRam::managed(unsigned index) const {
+  return growth_->managed.at(index).region();
+}
+
 void GuestRam::add(Piece piece, std::function<void()> everywhere) {
   auto& growth = *growth_;
   CHECK(regions_.size() < regions_.capacity());

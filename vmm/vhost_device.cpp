@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "vmm/backend_link.hpp"
+#include "vmm/mem_place.hpp"
 
 namespace millrace::vmm {
 
@@ -26,6 +27,8 @@ Identity identity_of(DeviceKind kind) {
       return {4, 0x00ff00};
     case DeviceKind::balloon:
       return {5, 0x00ff00};
+    case DeviceKind::mem:
+      return {24, 0x00ff00};
   }
   return {0, 0};
 }
@@ -62,6 +65,7 @@ base::Result<std::unique_ptr<VhostDevice>> VhostDevice::make(DeviceKind kind,
   config.cancel = options.cancel;
   config.on_change = options.on_change;
   config.confined = options.confined;
+  if (kind == DeviceKind::mem) config.told = mem_place_of(ram.managed(options.memory));
   auto link = BackendLink::make(std::move(config), ram);
   if (!link) return base::Unexpected{link.error()};
   const BackendLink& seen = **link;

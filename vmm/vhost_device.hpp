@@ -25,6 +25,7 @@ struct VhostDeviceOptions {
   std::optional<std::array<std::uint8_t, 6>> mac{};  // net: shown instead of the back-end's
   unsigned queues = 0;             // net: queue pairs, blk: queues; 0: what the back-end has
   std::uint16_t queue_size = 256;  // the most that a driver may choose, a power of two
+  unsigned memory = 0;             // mem: which of the guest's managed regions it is
   bool wait = true;                // false: make() fails where nobody serves the socket
   int cancel = -1;                 // an eventfd: make() gives up once it is readable
   // The back-end came or went (`why`). From a thread of the device, which must not be waited for.

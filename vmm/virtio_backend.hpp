@@ -1,9 +1,9 @@
 // VirtioBackend: who serves a virtio device's queues, as the device's PCI function sees it: offers,
 // configuration space, and queues that start and stop. BackendLink is the real one.
 //
-// Thread: any, and the device's lock may be held: no call blocks, but for write_config() and
-// close(). What takes time is answered later through the Listener, from the back-end's own thread
-// and with no lock of the back-end held.
+// Thread: any, and the device's lock may be held: no call blocks, but for write_config(),
+// refresh_config() and close(). What takes time is answered later through the Listener, from the
+// back-end's own thread and with no lock of the back-end held.
 #pragma once
 
 #include <cstdint>
@@ -46,6 +46,10 @@ class VirtioBackend {
   [[nodiscard]] virtual unsigned queues() const = 0;
   [[nodiscard]] virtual std::uint16_t queue_size_max() const = 0;
   [[nodiscard]] virtual std::vector<std::byte> config() const = 0;
+  // The driver is about to read the configuration space. Where fields of it change without notice
+  // (virtio-mem), the listener is told of what is new before this returns. May wait for the
+  // back-end; called without the device's lock.
+  virtual void refresh_config() {}
   // The driver's write. True: it is in effect. Waits for the back-end; called without the device's
   // lock.
   virtual bool write_config(std::uint32_t offset, std::span<const std::byte> bytes) = 0;

@@ -173,6 +173,7 @@ void VirtioPci::device_reset() {
 // --- BAR 4 ---
 
 void VirtioPci::read(std::uint64_t offset, std::span<std::byte> data) {
+  if (offset >= device_at && offset < notify_at) backend_->refresh_config();
   const std::lock_guard lock{mutex_};
   std::ranges::fill(data, std::byte{0});
   if (offset < isr_at) {

@@ -73,9 +73,10 @@ void add_queries(CLI::App& app, Request& request) {
 
 void add_changes(CLI::App& app, Request& request) {
   const auto kinds =
-      CLI::IsMember({"port", "disk", "rng", "console", "console-port", "balloon", "uplink"});
+      CLI::IsMember({"port", "disk", "rng", "console", "console-port", "balloon", "mem", "uplink"});
   auto* add = app.add_subcommand("add", "Adds a unit: add port name=web0 ...");
-  add->add_option("kind", request.kind, "port, disk, rng, console, console-port, balloon or uplink")
+  add->add_option("kind", request.kind,
+                  "port, disk, rng, console, console-port, balloon, mem or uplink")
       ->required()
       ->check(kinds);
   add->add_option("keys", request.words, "key=value, the keys of the configuration file")
@@ -85,7 +86,7 @@ void add_changes(CLI::App& app, Request& request) {
   auto* remove = app.add_subcommand("remove", "Removes a unit");
   remove
       ->add_option("kind", request.kind,
-                   "port, disk, rng, console, console-port, balloon or uplink")
+                   "port, disk, rng, console, console-port, balloon, mem or uplink")
       ->required()
       ->check(kinds);
   remove->add_option("name", request.name)->required();
@@ -115,6 +116,16 @@ void add_changes(CLI::App& app, Request& request) {
   balloon->callback([&request] {
     request.run = [&request] {
       return execute(request.settings, "balloon-resize",
+                     {{"name", request.name}, {"size", request.size}});
+    };
+  });
+
+  auto* mem = app.add_subcommand("mem", "Sets how much memory a guest has of a memory device");
+  mem->add_option("mem", request.name)->required();
+  mem->add_option("size", request.size, "512MiB; 0: it gives all of it back")->required();
+  mem->callback([&request] {
+    request.run = [&request] {
+      return execute(request.settings, "mem-resize",
                      {{"name", request.name}, {"size", request.size}});
     };
   });

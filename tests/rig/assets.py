@@ -21,7 +21,7 @@ from .process import RigError, run
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MODULES = ["virtio_pci", "virtio_net", "virtio_blk", "ext4", "8021q", "failover", "net_failover",
-           "virtio-rng", "virtio_console", "virtio_balloon",
+           "virtio-rng", "virtio_console", "virtio_balloon", "virtio_mem",
            "button", "evdev", "pvpanic-mmio",
            "crc32c_generic"]  # ext4 asks the kernel for it by another name: no dependency
 PROGRAMS = ["/usr/bin/iperf3", "/usr/sbin/ethtool", "/usr/sbin/mkfs.ext4", "/usr/sbin/e2fsck",

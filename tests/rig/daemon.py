@@ -57,7 +57,7 @@ class Daemon:
         return self._table("disk", {"name": name, "socket": self.socket(name), **keys})
 
     def companion(self, kind, name, **keys):
-        """An entropy device ("rng"), a "console" or a "balloon"."""
+        """An entropy device ("rng"), a "console", a "balloon" or a "mem"."""
         return self._table(kind, {"name": name, "socket": self.socket(name), **keys})
 
     def uplink(self, name, device, **keys):

@@ -41,9 +41,10 @@ class Vmm(GuestShell):
         self.command += ["--disk", f"socket={socket}"]
         return self
 
-    def companion(self, option, socket):
-        """`option`: rng, virtio-console or balloon."""
-        self.command += [f"--{option}", f"socket={socket}"]
+    def companion(self, option, socket, **keys):
+        """`option`: rng, virtio-console, balloon or virtio-mem."""
+        self.command += [f"--{option}",
+                         ",".join([f"socket={socket}"] + [f"{k}={v}" for k, v in keys.items()])]
         return self
 
     def start(self, timeout=300, wait=True):

@@ -61,7 +61,7 @@ class Commands(ControlTest):
             "disk-add", "disk-remove", "disk-resize", "uplink-add", "uplink-remove", "quit",
             "query-companions", "rng-add", "rng-remove", "console-add", "console-remove",
             "console-port-add", "console-port-remove", "balloon-add", "balloon-remove",
-            "balloon-resize"})
+            "balloon-resize", "mem-add", "mem-remove", "mem-resize"})
 
     def test_arguments_that_are_not_wanted(self):
         for each in self.ask("query-commands"):
@@ -181,8 +181,8 @@ class Commands(ControlTest):
         self.assertEqual(len(self.ask("query-sessions")), 2)
 
     def test_companions(self):
-        """Entropy, a console with its ports and a balloon come with their keys, change, and go."""
-        for kind in ("rng", "console", "balloon"):
+        """Entropy, a console with ports, a balloon and memory come with their keys, and go."""
+        for kind in ("rng", "console", "balloon", "mem"):
             self.ask(f"{kind}-add", name=f"a-{kind}", socket=self.daemon.socket(kind))
             self.refused("GenericError", f"{kind}-add", name=f"a-{kind}",
                          socket=self.daemon.socket("other"))
@@ -190,7 +190,8 @@ class Commands(ControlTest):
             self.refused("DeviceNotFound", f"{kind}-remove", name="nobody")
         listed = {each["name"]: each for each in self.ask("query-companions")}
         self.assertEqual({name: each["kind"] for name, each in listed.items()},
-                         {"a-rng": "rng", "a-console": "console", "a-balloon": "balloon"})
+                         {"a-rng": "rng", "a-console": "console", "a-balloon": "balloon",
+                          "a-mem": "mem"})
         agent = self.daemon.socket("agent")
         self.ask("console-port-add", console="a-console", name="agent", socket=agent)
         self.refused("GenericError", "console-port-add", console="a-console", name="agent",
@@ -205,7 +206,15 @@ class Commands(ControlTest):
         self.ask("balloon-resize", name="a-balloon", size="64MiB")
         self.refused("GenericError", "balloon-resize", name="a-balloon", size="much")
         self.refused("DeviceNotFound", "balloon-resize", name="nobody", size="1MiB")
-        for kind in ("rng", "console", "balloon"):
+        self.assertEqual(self.ask("mem-resize", name="a-mem", size="64MiB"),
+                         {"name": "a-mem", "bytes": 64 * MIB})
+        listed = {each["name"]: each for each in self.ask("query-companions")}
+        self.assertEqual(listed["a-mem"]["counters"]["requested_bytes"], 64 * MIB)
+        self.assertIn("give a multiple of 2",
+                      self.refused("GenericError", "mem-resize", name="a-mem", size="1MiB"))
+        self.refused("GenericError", "mem-resize", name="a-mem")
+        self.refused("DeviceNotFound", "mem-resize", name="a-balloon", size="2MiB")
+        for kind in ("rng", "console", "balloon", "mem"):
             self.ask(f"{kind}-remove", name=f"a-{kind}")
             self.assertFalse(os.path.exists(self.daemon.socket(kind)))
         self.assertEqual(self.ask("query-companions"), [])

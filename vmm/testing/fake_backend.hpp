@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <span>
 #include <vector>
@@ -21,6 +22,9 @@ class FakeBackend final : public VirtioBackend {
   [[nodiscard]] unsigned queues() const override { return queues_; }
   [[nodiscard]] std::uint16_t queue_size_max() const override { return 256; }
   [[nodiscard]] std::vector<std::byte> config() const override { return space; }
+  void refresh_config() override {
+    if (on_refresh) on_refresh();
+  }
   bool write_config(std::uint32_t offset, std::span<const std::byte> bytes) override {
     writes.push_back({offset, {bytes.begin(), bytes.end()}});
     return accept_writes;
@@ -52,6 +56,7 @@ class FakeBackend final : public VirtioBackend {
   std::uint64_t offered = 0;
   std::vector<std::byte> space = std::vector<std::byte>(60);
   Listener* listener = nullptr;
+  std::function<void()> on_refresh;  // the driver is about to read
   bool active = false, closed = false, accept_writes = true;
   std::uint64_t negotiated = 0;
   std::map<unsigned, VirtQueue> running;
