@@ -146,6 +146,7 @@ Result<std::shared_ptr<const Mapping>> Mapping::map(const Fd& fd, std::uint64_t 
   mapping->data_ = static_cast<std::byte*>(base) + skipped;
   mapping->size_ = size;
   mapping->page_size_ = *page;
+  mapping->place_ = {status.st_dev, status.st_ino, offset};
   mapping->guard_ = claim_guard(base, mapped);
   if (mapping->guard_ < 0) return fail("shared memory is refused: too many mappings");
   return std::shared_ptr<const Mapping>{std::move(mapping)};
@@ -163,6 +164,7 @@ Result<std::shared_ptr<const Mapping>> Mapping::anonymous(std::uint64_t size) {
   mapping->mapped_ = mapped;
   mapping->data_ = static_cast<std::byte*>(base);
   mapping->size_ = size;
+  mapping->place_ = {0, reinterpret_cast<std::uintptr_t>(base), 0};
   return std::shared_ptr<const Mapping>{std::move(mapping)};
 }
 

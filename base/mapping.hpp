@@ -16,6 +16,12 @@
 
 namespace millrace::base {
 
+// Which bytes a mapping shows, the same for every mapping of them: a file and the place in it of
+// the mapping's first byte. Anonymous memory has file system 0 and an inode that nothing else has.
+struct FilePlace {
+  std::uint64_t file_system = 0, inode = 0, offset = 0;
+};
+
 class Mapping {
  public:
   // Maps `size` bytes of `fd` at `offset`, shared, readable and writable. Checks with fstat(2) that
@@ -35,15 +41,17 @@ class Mapping {
   [[nodiscard]] bool faulted() const noexcept;
   // Bytes of one page of the file behind it (4096, or the size of a huge page).
   [[nodiscard]] std::uint64_t page_size() const noexcept { return page_size_; }
+  [[nodiscard]] const FilePlace& place() const noexcept { return place_; }
 
  private:
   Mapping() = default;
-  std::byte* data_ = nullptr;      // first byte asked for
-  std::uint64_t size_ = 0;         // bytes asked for
-  void* base_ = nullptr;           // what mmap returned
-  std::size_t mapped_ = 0;         // bytes mapped
+  std::byte* data_ = nullptr;  // first byte asked for
+  std::uint64_t size_ = 0;     // bytes asked for
+  void* base_ = nullptr;       // what mmap returned
+  std::size_t mapped_ = 0;     // bytes mapped
   std::uint64_t page_size_ = 4096;
-  int guard_ = -1;                 // slot in the handler's table; -1: not guarded
+  FilePlace place_;
+  int guard_ = -1;  // slot in the handler's table; -1: not guarded
 };
 
 // Installs the SIGBUS handler. Call once, before the first reactor starts.

@@ -14,6 +14,7 @@
 #include "base/result.hpp"
 #include "blk/counters.hpp"
 #include "blk/device.hpp"
+#include "virtio/memory.hpp"
 
 namespace millrace::blk {
 
@@ -45,6 +46,7 @@ struct Io {
   std::uint16_t attempts = 0;    // steps that made no or little progress
   std::int16_t bounce = -1;      // bounce buffer of this step
   bool past_direct = false;      // the direct descriptor refused it
+  bool past_polled = false;      // the ring with iopoll refused it
   bool write_out = false;        // write_zeroes as plain writes
 
   // Forgets all progress. Call when a new operation is filled in.
@@ -57,7 +59,7 @@ struct Io {
     step_bytes = 0;
     attempts = 0;
     bounce = -1;
-    past_direct = write_out = false;
+    past_direct = past_polled = write_out = false;
   }
   [[nodiscard]] std::span<iovec> left() const noexcept {
     return {vectors + vector_at, vector_count - vector_at};
@@ -127,6 +129,11 @@ class Channel {
   virtual bool poll(IoList& done) noexcept = 0;
   // True when a visit now could do something without an event from outside.
   [[nodiscard]] virtual bool pending() const noexcept = 0;
+  // The queue has other memory, and nothing in flight refers to what it had before. True: nor does
+  // the channel any more; else it is asked again.
+  [[nodiscard]] virtual bool memory_changed() noexcept { return true; }
+  // Nothing is in flight and nothing will be submitted any more; the same answers.
+  [[nodiscard]] virtual bool leaves_memory() noexcept { return true; }
 };
 
 // What a disk looks like, for its configuration space and limits. Bytes.
@@ -148,6 +155,12 @@ class Backend {
   // For a queue of `depth` requests at most. `statistics` outlives it.
   [[nodiscard]] virtual std::unique_ptr<Channel> make_channel(unsigned depth,
                                                               QueueStatistics& statistics) = 0;
+  // A queue will start with this memory, or all have it now.
+  virtual void use_memory(const std::shared_ptr<const virtio::GuestMemory>&) {}
+  // The queues are about to get other memory, or all have stopped.
+  virtual void leave_memory() {}
+  // No channel has memory that was left any more.
+  virtual void give_memory_back() {}
   // See Device::resize. Answers the new size; what is in use never shrinks.
   virtual base::Result<std::uint64_t> resize(std::uint64_t bytes) = 0;
 };

@@ -6,7 +6,7 @@
 #include <chrono>
 #include <list>
 
-#include "blk/image.hpp"
+#include "blk/testing/channel_bench.hpp"
 #include "blk/testing/scratch_file.hpp"
 #include "blk/uring.hpp"
 #include "blk/uring_channel.hpp"
@@ -18,113 +18,10 @@ using testing::patterned;
 using testing::ScratchFile;
 using Bytes = std::vector<std::byte>;
 
-// Page aligned memory, and views of it that are not.
-class Memory {
- public:
-  explicit Memory(std::size_t bytes) : mapping_{*base::Mapping::anonymous(bytes)} {}
-  [[nodiscard]] std::byte* at(std::size_t offset) const { return mapping_->data() + offset; }
-  void put(std::size_t offset, const Bytes& data) const {
-    std::copy(data.begin(), data.end(), at(offset));
-  }
-  [[nodiscard]] Bytes get(std::size_t offset, std::size_t bytes) const {
-    return Bytes(at(offset), at(offset) + bytes);
-  }
-
- private:
-  std::shared_ptr<const base::Mapping> mapping_;
-};
-
-struct Operands {
-  Io io;
-  std::vector<iovec> vectors;
-};
-
-class Bench {
- public:
-  Bench(UringOptions options, UringTarget target) {
-    auto reactor = base::Reactor::make({});
-    EXPECT_TRUE(reactor) << reactor.error().message;
-    reactor_ = std::move(*reactor);
-    auto ring = Uring::make(options);
-    EXPECT_TRUE(ring) << ring.error().message;
-    ring_ = std::move(*ring);
-    had = options;
-    ring_->attached(*reactor_);
-    rings_.push_back(ring_.get());
-    std::unique_ptr<BouncePool> bounce;
-    if (target.direct >= 0) bounce = std::move(*BouncePool::make());
-    channel_ = std::make_unique<UringChannel>(target, rings_, std::move(bounce), statistics);
-    channel_->attached(*reactor_);
-  }
-  ~Bench() {
-    channel_->detached(*reactor_);
-    ring_->detached(*reactor_);
-  }
-  Bench(const Bench&) = delete;
-  Bench& operator=(const Bench&) = delete;
-
-  Io& add(Operation operation, std::uint64_t offset, std::uint64_t length,
-          std::vector<iovec> vectors = {}) {
-    Operands& made = operands_.emplace_back();
-    made.vectors = std::move(vectors);
-    made.io.operation = operation;
-    made.io.offset = offset;
-    made.io.length = length;
-    made.io.vectors = made.vectors.data();
-    made.io.vector_count = static_cast<std::uint32_t>(made.vectors.size());
-    burst_.push(made.io);
-    ++expected_;
-    return made.io;
-  }
-  Io& add_data(Operation operation, std::uint64_t offset, std::byte* at, std::size_t bytes) {
-    return add(operation, offset, bytes, {iovec{at, bytes}});
-  }
-  // Submits what was added and waits for all of it. `each_round` runs between visits.
-  void run(const std::function<void(unsigned round)>& each_round = {}) {
-    channel_->submit(burst_);
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds{30};
-    for (unsigned round = 0; expected_ > 0; ++round) {
-      ring_->poll();
-      IoList done;
-      channel_->poll(done);
-      while (done.pop() != nullptr) --expected_;
-      if (each_round) each_round(round);
-      ASSERT_LT(std::chrono::steady_clock::now(), deadline) << expected_ << " are missing";
-    }
-    EXPECT_EQ(ring_->in_flight(), 0u);
-    EXPECT_FALSE(channel_->pending());
-  }
-  std::int32_t run_one(Operation operation, std::uint64_t offset, std::byte* at,
-                       std::size_t bytes) {
-    Io& io = add_data(operation, offset, at, bytes);
-    run();
-    return io.result;
-  }
-
-  QueueStatistics statistics;
-  UringOptions had;
-
- private:
-  std::unique_ptr<base::Reactor> reactor_;
-  std::unique_ptr<Uring> ring_;
-  std::vector<Uring*> rings_;
-  std::unique_ptr<UringChannel> channel_;
-  std::list<Operands> operands_;
-  IoList burst_;
-  std::size_t expected_ = 0;
-};
-
-Config config_for(const ScratchFile& file, DirectMode direct) {
-  Config out;
-  out.name = "test";
-  out.path = file.path();
-  out.direct = direct;
-  return out;
-}
-
-UringTarget target_of(const Image& image) {
-  return {image.buffered.get(), image.direct.get(), image.memory_alignment, image.offset_alignment};
-}
+using testing::ChannelBench;
+using testing::config_for;
+using testing::Memory;
+using testing::target_of;
 
 // Every set of ring flags that a kernel may leave us, with and without registered files.
 class EveryRing : public ::testing::TestWithParam<std::tuple<int, bool>> {
@@ -144,7 +41,7 @@ TEST_P(EveryRing, MovesEveryKindOfOperation) {
   ScratchFile file{1 << 20};
   const auto image = open_image(config_for(file, DirectMode::automatic));
   ASSERT_TRUE(image) << image.error().message;
-  Bench bench{options(), target_of(*image)};
+  ChannelBench bench{options(), target_of(*image)};
   EXPECT_EQ(bench.had.registered_files, options().registered_files);
   const Memory memory{1 << 20};
   const Bytes data = patterned(0, 65536, 1);
@@ -186,7 +83,7 @@ TEST_P(EveryRing, TakesMoreThanTheRingHolds) {
   UringOptions small = options();
   small.entries = 4;
   small.completions = 8;
-  Bench bench{small, {file.fd(), -1}};
+  ChannelBench bench{small, {file.fd(), -1}};
   const Memory memory{1 << 20};
   for (unsigned i = 0; i < 256; ++i) {
     memory.put(i * 4096, patterned(i * 4096, 4096, 2));
@@ -205,7 +102,7 @@ TEST(UringChannel, BouncesMisalignedMemoryAndBuffersMisalignedRanges) {
   UringTarget target = target_of(*image);
   target.memory_alignment = std::max(target.memory_alignment, 512u);
   target.offset_alignment = 4096;
-  Bench bench{{}, target};
+  ChannelBench bench{{}, target};
   const Memory memory{2 << 20};
 
   // Larger than a bounce buffer, and at an odd address.
@@ -237,7 +134,7 @@ TEST(UringChannel, WaitsForBounceBuffers) {
   if (!image->direct.valid()) GTEST_SKIP() << "no O_DIRECT here";
   UringTarget target = target_of(*image);
   target.memory_alignment = 512;
-  Bench bench{{}, target};
+  ChannelBench bench{{}, target};
   const Memory memory{5 << 20};
   for (unsigned i = 0; i < 16 * limits::bounce_buffers; ++i) {
     memory.put(1 + i * 8193, patterned(i * 8192, 8192, 5));
@@ -255,7 +152,7 @@ TEST(UringChannel, GoesPastODirectWhereTheFileSystemWantsMoreThanItSaid) {
   if (!image->direct.valid()) GTEST_SKIP() << "no O_DIRECT here";
   UringTarget target = target_of(*image);
   target.memory_alignment = target.offset_alignment = 1;  // a lie
-  Bench bench{{}, target};
+  ChannelBench bench{{}, target};
   const Memory memory{65536};
   memory.put(1, patterned(0, 1000, 6));
   EXPECT_EQ(bench.run_one(Operation::write, 3, memory.at(1), 1000), 0);
@@ -268,7 +165,7 @@ TEST(UringChannel, WritesZeroesOutWhereTheFileSystemCannotZero) {
   const std::size_t bytes = 4 << 20;
   const Bytes data = patterned(0, bytes, 7);
   ASSERT_EQ(::pwrite(file.get(), data.data(), bytes, 0), static_cast<ssize_t>(bytes));
-  Bench bench{{}, {file.get(), -1}};
+  ChannelBench bench{{}, {file.get(), -1}};
   Io& zero = bench.add(Operation::write_zeroes, 512, (3 << 20) + 1024);
   bench.run();
   EXPECT_EQ(zero.result, 0);
@@ -284,7 +181,7 @@ TEST(UringChannel, DiscardIsAHint) {
   // A file system that cannot punch holes; that is no error of a discard.
   const base::Fd file{::open("/proc/self/comm", O_RDWR | O_CLOEXEC)};
   ASSERT_TRUE(file.valid());
-  Bench bench{{}, {file.get(), -1}};
+  ChannelBench bench{{}, {file.get(), -1}};
   Io& discard = bench.add(Operation::discard, 0, 4096);
   bench.run();
   EXPECT_EQ(discard.result, 0);
@@ -293,7 +190,7 @@ TEST(UringChannel, DiscardIsAHint) {
 TEST(UringChannel, SaysThatTheDiskIsFull) {
   const base::Fd full{::open("/dev/full", O_RDWR | O_CLOEXEC)};
   ASSERT_TRUE(full.valid());
-  Bench bench{{}, {full.get(), -1}};
+  ChannelBench bench{{}, {full.get(), -1}};
   const Memory memory{8192};
   Io& write = bench.add_data(Operation::write, 0, memory.at(0), 4096);
   bench.run();
@@ -304,7 +201,7 @@ TEST(UringChannel, SaysThatTheDiskIsFull) {
 TEST(UringChannel, SaysThatAFileWasCutShort) {
   ScratchFile file{65536};
   file.write(0, patterned(0, 65536, 8));
-  Bench bench{{}, {file.fd(), -1}};
+  ChannelBench bench{{}, {file.fd(), -1}};
   file.resize(8192 + 1024);
   const Memory memory{65536};
   Io& read = bench.add(Operation::read, 8192, 8192, {{memory.at(0), 512}, {memory.at(4096), 7680}});
@@ -323,7 +220,7 @@ TEST(UringChannel, GoesOnAfterShortTransfers) {
   std::array<int, 2> ends{};
   ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
   const base::Fd reader{ends[0]}, writer{ends[1]};
-  Bench bench{{}, {reader.get(), -1}};
+  ChannelBench bench{{}, {reader.get(), -1}};
   const Memory memory{65536};
   const Bytes data = patterned(0, 8192, 9);
   Io& read = bench.add(Operation::read, 0, 8192, {{memory.at(0), 4096}, {memory.at(8192), 4096}});
@@ -347,7 +244,7 @@ TEST(UringChannel, GoesOnAfterShortTransfers) {
 TEST(UringChannel, ReportsMemoryThatIsNotThere) {
   ScratchFile file{65536};
   file.write(0, patterned(0, 4096, 11));
-  Bench bench{{}, {file.fd(), -1}};
+  ChannelBench bench{{}, {file.fd(), -1}};
   void* const hole = ::mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   ASSERT_NE(hole, MAP_FAILED);
   EXPECT_EQ(bench.run_one(Operation::read, 0, static_cast<std::byte*>(hole), 4096), -EFAULT);
@@ -356,7 +253,7 @@ TEST(UringChannel, ReportsMemoryThatIsNotThere) {
 
 TEST(UringChannel, LengthZeroIsDoneAtOnce) {
   ScratchFile file{65536};
-  Bench bench{{}, {file.fd(), -1}};
+  ChannelBench bench{{}, {file.fd(), -1}};
   const Io& read = bench.add(Operation::read, 0, 0);
   const Io& zero = bench.add(Operation::write_zeroes, 0, 0);
   bench.run();

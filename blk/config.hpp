@@ -10,6 +10,10 @@ inline constexpr unsigned queues_max = 256;
 
 enum class BackendKind { file, ram, null };
 enum class DirectMode { automatic, on, off };  // O_DIRECT: when it works, or refuse, or never
+// Guest memory as registered buffers of io_uring: never, where the kernel can, or refuse.
+enum class PinMode { off, automatic, on };
+// Completions looked for on the device, not by interrupt: where it has such queues, or refuse.
+enum class PollMode { off, automatic, on };
 
 struct Config {
   std::string name;
@@ -20,6 +24,8 @@ struct Config {
   bool readonly = false;
   std::string serial;  // GET_ID, at most 20 bytes; empty: the name's first 20
   DirectMode direct = DirectMode::automatic;
+  PinMode pin = PinMode::off;
+  PollMode iopoll = PollMode::automatic;
   bool write_cache = true;                 // CONFIG_WCE's start value: write-back with FLUSH
   std::uint32_t block_size = 0;            // 0: the backend's logical block size
   std::uint32_t segments_max = 126;        // SEG_MAX

@@ -15,6 +15,8 @@ struct QueueStatistics {
   base::Counter oldest_cycles;           // when the oldest of those was taken (TSC); 0: none
   base::Counter bounced;                 // transfers through a bounce buffer
   base::Counter buffered;                // transfers past O_DIRECT because they are not aligned
+  base::Counter pinned;                  // transfers with registered buffers
+  base::Counter polled;                  // transfers whose completion is polled for
   base::Histogram latency;               // taken to given back, ns
 };
 

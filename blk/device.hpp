@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/histogram.hpp"
 #include "blk/config.hpp"
@@ -16,8 +17,16 @@ struct Statistics {
   std::uint64_t read_requests = 0, read_bytes = 0, write_requests = 0, write_bytes = 0;
   std::uint64_t flush_requests = 0, discard_requests = 0, zero_requests = 0;
   std::uint64_t io_errors = 0, unsupported = 0, in_flight = 0, bounced = 0, buffered = 0;
+  std::uint64_t pinned = 0, polled = 0;
   std::uint64_t oldest_ns = 0;  // how long the oldest request in flight has been there
   base::Histogram::Snapshot latency{};
+};
+
+// How the guest's memory stands with io_uring.
+struct PinStatus {
+  std::string state = "off";  // "off", "idle" (no guest), "waiting", "pinned", "failed"
+  std::uint64_t bytes = 0;    // pinned
+  std::string why;            // it failed, or stays off under pin = "auto"
 };
 
 struct BackendStatus {
@@ -26,6 +35,9 @@ struct BackendStatus {
   std::uint64_t bytes = 0;
   bool readonly = false, direct = false;
   std::string io;  // "io_uring: DEFER_TASKRUN, registered files", "memory"...
+  // What its rings have: "defer-taskrun", "single-issuer", "iopoll"... Empty without io_uring.
+  std::vector<std::string> ring;
+  PinStatus pin;
 };
 
 class UringPool;  // one io_uring for each reactor, shared by all disks

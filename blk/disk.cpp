@@ -43,6 +43,12 @@ base::Result<void> check(const Config& config, const Geometry& geometry) {
   return {};
 }
 
+// No queue is started any more.
+void forget_memory(Backend& backend) {
+  backend.leave_memory();
+  backend.give_memory_back();
+}
+
 std::uint32_t sectors_of(std::uint64_t bytes) {
   constexpr std::uint64_t most = std::numeric_limits<std::uint32_t>::max();
   return static_cast<std::uint32_t>(std::min(bytes / sector_size, most));
@@ -58,6 +64,7 @@ base::Result<std::unique_ptr<Device>> Disk::make(const Config& config, base::Rea
 
 Disk::Disk(const Config& config, base::ReactorPool& pool, std::unique_ptr<Backend> backend)
     : Device{config.name, config.queues, pool}, config_{config}, backend_{std::move(backend)} {
+  self_ = std::make_shared<const Disk*>(this);
   for (unsigned i = 0; i < config.queues; ++i) {
     statistics_.push_back(std::make_unique<QueueStatistics>());
   }
@@ -151,6 +158,44 @@ void Disk::apply_write_mode() {
   state_.write_through = !config_.readonly && (space_.writeback == 0 || !can_flush);
 }
 
+bool Disk::any_started() const {
+  for (unsigned i = 0; i < queues_max(); ++i) {
+    if (worker(i) != nullptr) return true;
+  }
+  return false;
+}
+
+// What the backend keeps of the guest's memory goes by these three: it is told of memory before a
+// queue can use it, and gives back what was left when the last queue that could has let go.
+void Disk::start_queue(virtio::QueueStart start, Done done) {
+  if (start.index < queues_max()) backend_->use_memory(start.memory);
+  Device::start_queue(std::move(start), [this, self = std::weak_ptr{self_},
+                                         done = std::move(done)](base::Result<void> result) {
+    if (!result && !self.expired() && !any_started()) forget_memory(*backend_);
+    done(std::move(result));
+  });
+}
+
+void Disk::stop_queue(unsigned index, Stopped stopped) {
+  Device::stop_queue(
+      index, [this, self = std::weak_ptr{self_}, stopped = std::move(stopped)](std::uint32_t base) {
+        if (!self.expired() && !any_started()) forget_memory(*backend_);
+        stopped(base);
+      });
+}
+
+void Disk::set_memory(std::shared_ptr<const virtio::GuestMemory> memory, Done done) {
+  backend_->leave_memory();
+  Device::set_memory(memory, [this, self = std::weak_ptr{self_}, memory,
+                              done = std::move(done)](base::Result<void> result) {
+    if (!self.expired()) {
+      backend_->give_memory_back();
+      if (any_started()) backend_->use_memory(memory);
+    }
+    done(std::move(result));
+  });
+}
+
 std::span<const std::byte> Disk::config() const {
   return std::as_bytes(std::span{&space_, 1}).first(wire::blk_config_size);
 }
@@ -182,6 +227,8 @@ Statistics Disk::statistics() const {
     out.in_flight += queue->in_flight.get();
     out.bounced += queue->bounced.get();
     out.buffered += queue->buffered.get();
+    out.pinned += queue->pinned.get();
+    out.polled += queue->polled.get();
     const std::uint64_t oldest = queue->oldest_cycles.get();
     if (oldest != 0 && oldest < now) {
       out.oldest_ns = std::max(out.oldest_ns, base::cycles_to_ns(now - oldest));

@@ -21,6 +21,9 @@ class Disk final : public Device {
   [[nodiscard]] std::uint64_t features() const override;
   void set_features(std::uint64_t features) override;
   [[nodiscard]] std::span<const std::byte> config() const override;
+  void start_queue(virtio::QueueStart start, Done done) override;
+  void stop_queue(unsigned index, Stopped stopped) override;
+  void set_memory(std::shared_ptr<const virtio::GuestMemory> memory, Done done) override;
   base::Result<void> write_config(std::uint32_t offset, std::span<const std::byte> bytes) override;
   [[nodiscard]] const Config& blk_config() const override { return config_; }
   [[nodiscard]] Statistics statistics() const override;
@@ -36,12 +39,14 @@ class Disk final : public Device {
   void fill_rules();
   void fill_config_space();
   void apply_write_mode();
+  [[nodiscard]] bool any_started() const;
 
   Config config_;
   std::unique_ptr<Backend> backend_;
   DiskState state_;
   virtio::wire::BlkConfig space_{};
   std::vector<std::unique_ptr<QueueStatistics>> statistics_;
+  std::shared_ptr<const Disk*> self_;  // gone with the disk: answers may come after it
 };
 
 }  // namespace millrace::blk

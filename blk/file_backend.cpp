@@ -21,7 +21,57 @@ base::Result<std::unique_ptr<Backend>> FileBackend::make(const Config& config, u
     made->rings_.push_back(*ring);
   }
   made->io_ = "io_uring: " + rings.describe();
+  made->ring_names_ = rings.names();
+  if (auto ok = made->choose_polling(config, reactors, rings); !ok) {
+    return base::Unexpected{ok.error()};
+  }
+  if (auto ok = made->choose_pinning(config, rings); !ok) return base::Unexpected{ok.error()};
   return std::unique_ptr<Backend>{std::move(made)};
+}
+
+// Where the device has queues that are polled, somebody set them up to be polled.
+base::Result<void> FileBackend::choose_polling(const Config& config, unsigned reactors,
+                                               UringPool& rings) {
+  if (config.iopoll == PollMode::off) return {};
+  std::string why;
+  if (!image_.direct.valid()) why = "is not read and written directly (direct = \"on\" says why)";
+  if (why.empty() && !image_.polled_queues) {
+    why = "lies on a device without queues to poll (for NVMe: the module parameter poll_queues)";
+  }
+  if (!why.empty()) {
+    if (config.iopoll == PollMode::automatic) return {};
+    return base::fail(path_ + " " + why + ": use iopoll = \"auto\"");
+  }
+  for (unsigned i = 0; i < reactors; ++i) {
+    const auto ring = rings.polled_ring(i);
+    if (!ring) return base::Unexpected{ring.error()};
+    polled_.push_back(*ring);
+  }
+  ring_names_.emplace_back("iopoll");
+  return {};
+}
+
+base::Result<void> FileBackend::choose_pinning(const Config& config, UringPool& rings) {
+  if (config.pin == PinMode::off) return {};
+  if (rings.can_pin()) {
+    pins_ = std::make_unique<DiskPins>(rings.pinner());
+    return {};
+  }
+  pins_off_ = "this kernel does not share registered buffers among rings: Linux 6.13 or newer does";
+  if (config.pin == PinMode::automatic) return {};
+  return base::fail("pin = \"on\": " + pins_off_ + "; use pin = \"auto\"");
+}
+
+void FileBackend::use_memory(const std::shared_ptr<const virtio::GuestMemory>& memory) {
+  if (pins_ != nullptr) pins_->use(memory);
+}
+
+void FileBackend::leave_memory() {
+  if (pins_ != nullptr) pins_->leave();
+}
+
+void FileBackend::give_memory_back() {
+  if (pins_ != nullptr) pins_->give_back();
 }
 
 BackendStatus FileBackend::status() const {
@@ -32,6 +82,9 @@ BackendStatus FileBackend::status() const {
   out.readonly = readonly_;
   out.direct = image_.direct.valid();
   out.io = io_;
+  out.ring = ring_names_;
+  if (pins_ != nullptr) out.pin = pins_->status();
+  out.pin.why = pins_off_.empty() ? out.pin.why : pins_off_;
   return out;
 }
 
@@ -51,7 +104,8 @@ std::unique_ptr<Channel> FileBackend::make_channel(unsigned, QueueStatistics& st
       way.direct = -1;  // no memory for bouncing: all transfers of this queue are buffered
     }
   }
-  return std::make_unique<UringChannel>(way, rings_, std::move(bounce), statistics);
+  const UringWays ways{rings_, polled_, pins_ == nullptr ? nullptr : &pins_->choice()};
+  return std::make_unique<UringChannel>(way, ways, std::move(bounce), statistics);
 }
 
 base::Result<std::uint64_t> FileBackend::resize(std::uint64_t bytes) {

@@ -192,6 +192,9 @@ base::Result<Image> open_image(const Config& config, bool refuse_direct) {
   if (config.direct == DirectMode::on && !image.direct.valid()) {
     return base::fail(config.path + " cannot be opened with O_DIRECT: use direct = \"auto\"");
   }
+  // A file's own file system may be on several devices, or none; then there is no such number.
+  image.polled_queues =
+      queue_limit(image.block_device ? stat.st_rdev : stat.st_dev, "io_poll") == 1;
   if (image.block_device) {
     measure_device(image, stat.st_rdev, image.geometry);
   } else {

@@ -15,6 +15,7 @@ struct Image {
   base::Fd buffered;  // holds the lock
   base::Fd direct;    // invalid: O_DIRECT is off, or refused here
   bool block_device = false;
+  bool polled_queues = false;  // the device has queues whose completions are polled for
   std::uint32_t memory_alignment = 512, offset_alignment = 512;  // what `direct` asks for
   Geometry geometry;
 };

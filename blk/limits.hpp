@@ -27,6 +27,10 @@ inline constexpr std::uint32_t bounce_bytes = 128 * 1024, bounce_buffers = 16;
 inline constexpr std::uint32_t zero_bytes = 64 * 1024;  // one piece of zeroes
 inline constexpr unsigned zero_vectors = 16;            // pieces in one write
 inline constexpr unsigned ring_entries = 1024, completion_entries = 4096, files_max = 2048;
+// Registered buffers of one ring: the kernel's limit. Guest memory takes one for each GiB.
+inline constexpr unsigned buffers_max = 16384;
+// Guests' memories that one ring has buffers of.
+inline constexpr unsigned clones_max = 256;
 
 static_assert(segments_max + segments_spare <= 1024);
 static_assert(take_budget <= requests_max && ring_entries <= completion_entries);

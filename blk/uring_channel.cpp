@@ -29,17 +29,53 @@ bool transfers(const Io& io) {
 }  // namespace
 
 void UringChannel::attached(base::Reactor& reactor) noexcept {
-  CHECK(reactor.index() < rings_.size());
-  ring_ = rings_[reactor.index()];
+  const unsigned index = reactor.index();
+  CHECK(index < ways_.rings.size());
+  ring_ = ways_.rings[index];
   buffered_ = ring_->add_file(target_.buffered);
-  if (target_.direct >= 0) direct_ = ring_->add_file(target_.direct);
+  if (target_.direct < 0) return;
+  direct_ = ring_->add_file(target_.direct);
+  if (ways_.polled.empty()) return;
+  polled_ = ways_.polled[index];
+  direct_polled_ = polled_->add_file(target_.direct);
 }
 
 void UringChannel::detached(base::Reactor&) noexcept {
-  CHECK(in_ring_ == 0 && waiting_.empty());
+  CHECK(in_ring_ == 0 && waiting_.empty() && pinned_ == nullptr);
   ring_->remove_file(buffered_);
   if (target_.direct >= 0) ring_->remove_file(direct_);
-  ring_ = nullptr;
+  if (polled_ != nullptr) polled_->remove_file(direct_polled_);
+  ring_ = polled_ = nullptr;
+}
+
+bool UringChannel::drop_pins() noexcept {
+  if (first_buffer_ >= 0 && !ring_->remove_buffers(*pinned_)) return false;
+  first_buffer_ = -1;
+  if (first_polled_ >= 0 && !polled_->remove_buffers(*pinned_)) return false;
+  first_polled_ = -1;
+  pinned_ = nullptr;
+  return true;
+}
+
+bool UringChannel::look_at_pins() noexcept {
+  if (ways_.pins == nullptr) return true;
+  const PinnedMemory* const wanted = ways_.pins->load(std::memory_order_acquire);
+  if (wanted == pinned_) [[likely]]
+    return true;
+  if (!drop_pins()) return false;
+  if (wanted == nullptr) not_pinned_ = nullptr;
+  if (wanted == nullptr || wanted == not_pinned_ || !wanted->ready()) return true;
+  first_buffer_ = ring_->add_buffers(*wanted);
+  if (polled_ != nullptr) first_polled_ = polled_->add_buffers(*wanted);
+  (first_buffer_ >= 0 || first_polled_ >= 0 ? pinned_ : not_pinned_) = wanted;
+  return true;
+}
+
+int UringChannel::buffer_for(const Uring& ring, std::span<const iovec> vectors) noexcept {
+  const int first = &ring == ring_ ? first_buffer_ : first_polled_;
+  if (first < 0 || (vectors.size() > 1 && !ring.vectored_buffers())) return -1;
+  const int slot = pinned_->slot_of(vectors, last_slot_);
+  return slot < 0 ? -1 : first + slot;
 }
 
 bool UringChannel::pending() const noexcept {
@@ -47,6 +83,7 @@ bool UringChannel::pending() const noexcept {
 }
 
 void UringChannel::submit(IoList& burst) noexcept {
+  static_cast<void>(look_at_pins());
   while (Io* const io = burst.pop()) {
     io->home = &arrived_;
     const bool nothing = io->operation != Operation::flush && io->length == 0;
@@ -118,10 +155,20 @@ UringChannel::Start UringChannel::start_transfer(Io& io) noexcept {
   } else if (!memory_is_aligned(io)) {
     return start_bounced(io);
   }
+  Uring* ring = ring_;
+  // A durable write may end in a flush, which is nothing to poll for.
+  if (polled_ != nullptr && !polling_refused_ && file.fd == direct_.fd && !io.past_polled &&
+      !io.durable) {
+    ring = polled_;
+    file = direct_polled_;
+  }
   const auto vectors = io.left();
-  if (!(read ? ring_->read(io, file, vectors) : ring_->write(io, file, vectors))) {
+  const int buffer = pinned_ == nullptr ? -1 : buffer_for(*ring, vectors);
+  if (!(read ? ring->read(io, file, vectors, buffer) : ring->write(io, file, vectors, buffer))) {
     return Start::no_room;
   }
+  if (buffer >= 0) statistics_.pinned.add();
+  if (ring == polled_) statistics_.polled.add();
   if (target_.direct >= 0 && file.fd == buffered_.fd) statistics_.buffered.add();
   io.step_bytes = static_cast<std::uint32_t>(io.length);
   return Start::started;
@@ -204,6 +251,11 @@ bool UringChannel::refused(Io& io) noexcept {
   }
   if (why == EINVAL && transfers(io) && target_.direct >= 0 && !io.past_direct) {
     io.past_direct = true;  // its alignment is not what the file system said
+    return false;
+  }
+  if (why == EOPNOTSUPP && transfers(io) && !io.past_polled && polled_ != nullptr) {
+    io.past_polled = true;  // what the device or file system said is not so
+    polling_refused_ = true;
     return false;
   }
   if (why == EOPNOTSUPP && io.operation == Operation::discard) {

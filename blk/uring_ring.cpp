@@ -1,41 +1,18 @@
-// Uring over liburing: the only file that includes it.
+// Uring over liburing: set-up, visits, files and operations. Buffers: uring_buffers.cpp.
 #include <fcntl.h>
-#include <liburing.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <vector>
+#include <initializer_list>
+#include <utility>
 
-#include "blk/uring.hpp"
+#include "blk/uring_state.hpp"
 
 namespace millrace::blk {
-
-// liburing 2.3 knows all of these; older kernels refuse what they do not have.
-struct Uring::State {
-  io_uring ring{};
-  bool open = false;
-  bool starts_disabled = false;
-  bool deferred = false;  // completions need a visit of the kernel (DEFER_TASKRUN, COOP_TASKRUN)
-  unsigned in_flight_max = 0;
-  base::Fd event;  // signalled by the kernel at a completion, while armed
-  struct Slot {
-    int fd = -1;
-    unsigned users = 0;
-  };
-  std::vector<Slot> files;  // empty: no registered files
-
-  State() = default;
-  State(const State&) = delete;
-  State& operator=(const State&) = delete;
-  ~State() {
-    if (open) io_uring_queue_exit(&ring);
-  }
-};
 
 namespace {
 
@@ -50,19 +27,33 @@ int open_ring(io_uring& ring, const UringOptions& options) {
   } else if (options.coop_taskrun) {
     params.flags |= IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL;
   }
+  if (options.iopoll) params.flags |= IORING_SETUP_IOPOLL;
   return io_uring_queue_init_params(options.entries, &ring, &params);
 }
 
-bool has_operations(io_uring& ring) {
+// As Linux numbers them; the library's header may be older.
+constexpr int op_readv_fixed = 60, op_writev_fixed = 61;
+
+bool has_operations(io_uring& ring, std::initializer_list<int> wanted) {
   io_uring_probe* const probe = io_uring_get_probe_ring(&ring);
   if (probe == nullptr) return false;
   bool all = true;
-  for (const int operation : {IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_READ, IORING_OP_WRITE,
-                              IORING_OP_FSYNC, IORING_OP_FALLOCATE}) {
+  for (const int operation : wanted) {
     all = all && io_uring_opcode_supported(probe, operation) != 0;
   }
   io_uring_free_probe(probe);
   return all;
+}
+
+// While armed it is signalled. Polling the ring's own descriptor misses completions that wait as
+// deferred task work.
+base::Result<base::Fd> make_event(io_uring& ring) {
+  base::Fd event{::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
+  if (!event.valid() || io_uring_register_eventfd(&ring, event.get()) != 0 ||
+      io_uring_cq_eventfd_toggle(&ring, false) != 0) {
+    return base::fail("cannot have io_uring signal an eventfd: Linux 5.8 or newer is needed");
+  }
+  return event;
 }
 
 }  // namespace
@@ -91,15 +82,23 @@ base::Result<std::unique_ptr<Uring>> Uring::make(UringOptions& options) {
   state->starts_disabled = options.defer_taskrun;
   state->deferred = options.defer_taskrun || options.coop_taskrun;
   state->in_flight_max = *state->ring.cq.kring_entries;
-  if (!has_operations(state->ring)) {
+  state->iopoll = options.iopoll;
+  if (!has_operations(state->ring, {IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_READ,
+                                    IORING_OP_WRITE, IORING_OP_FSYNC, IORING_OP_FALLOCATE})) {
     return base::fail("this kernel's io_uring is too old: Linux 5.8 or newer is needed");
   }
-  // Polling the ring's own descriptor misses completions that wait as deferred task work.
-  state->event = base::Fd{::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
-  if (!state->event.valid() || io_uring_register_eventfd(&state->ring, state->event.get()) != 0 ||
-      io_uring_cq_eventfd_toggle(&state->ring, false) != 0) {
-    return base::fail("cannot have io_uring signal an eventfd: Linux 5.8 or newer is needed");
+  if (!options.iopoll) {
+    auto event = make_event(state->ring);
+    if (!event) return base::Unexpected{event.error()};
+    state->event = std::move(*event);
   }
+  options.registered_ring = options.registered_ring && can_register_ring();
+  state->wants_registered_ring = options.registered_ring;
+  options.clone_buffers = options.clone_buffers && can_clone_buffers();
+  if (options.clone_buffers) state->clones.resize(limits::clones_max);
+  options.vectored_buffers = options.clone_buffers && options.vectored_buffers &&
+                             has_operations(state->ring, {op_readv_fixed, op_writev_fixed});
+  state->vectored_buffers = options.vectored_buffers;
   if (options.registered_files &&
       io_uring_register_files_sparse(&state->ring, limits::files_max) == 0) {
     state->files.resize(limits::files_max);
@@ -111,18 +110,25 @@ base::Result<std::unique_ptr<Uring>> Uring::make(UringOptions& options) {
 
 void Uring::attached(base::Reactor& reactor) noexcept {
   reactor_ = &reactor;
-  CHECK(reactor.watch_level(state_->event.get()));
-  if (!state_->starts_disabled) return;
-  state_->starts_disabled = false;
-  // io_uring_enable_rings(3), which the library of some distributions does not export.
-  CHECK(::syscall(__NR_io_uring_register, state_->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS,
-                  nullptr, 0) == 0);
+  if (state_->event.valid()) CHECK(reactor.watch_level(state_->event.get()));
+  if (std::exchange(state_->starts_disabled, false)) {
+    // io_uring_enable_rings(3), which the library of some distributions does not export.
+    CHECK(::syscall(__NR_io_uring_register, state_->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS,
+                    nullptr, 0) == 0);
+  }
+  // Of this thread, so it is done here. Saves each call the search for the descriptor.
+  if (state_->wants_registered_ring) {
+    state_->registered_ring = io_uring_register_ring_fd(&state_->ring) == 1;
+  }
 }
 
 void Uring::detached(base::Reactor& reactor) noexcept {
   CHECK(&reactor == reactor_ && in_flight() == 0);
   disarm();
-  reactor.unwatch(state_->event.get());
+  if (state_->event.valid()) reactor.unwatch(state_->event.get());
+  if (std::exchange(state_->registered_ring, false)) {
+    CHECK(io_uring_unregister_ring_fd(&state_->ring) == 1);
+  }
   reactor_ = nullptr;
 }
 
@@ -143,6 +149,7 @@ bool Uring::reap() noexcept {
 }
 
 bool Uring::work_waits() const noexcept {
+  if (state_->iopoll) return true;  // nobody says that something is done
   constexpr unsigned flags = IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW;
   return io_uring_sq_ready(&state_->ring) > 0 ||
          (__atomic_load_n(state_->ring.sq.kflags, __ATOMIC_RELAXED) & flags) != 0;
@@ -162,6 +169,7 @@ bool Uring::poll() noexcept {
 
 bool Uring::arm() noexcept {
   if (in_flight() == 0) return false;
+  if (state_->iopoll) return true;
   armed_ = true;
   CHECK(io_uring_cq_eventfd_toggle(&state_->ring, true) == 0);
   // The flag is visible before we look: a completion is either seen here or signals.
@@ -225,34 +233,45 @@ io_uring_sqe* entry(io_uring& ring, base::Counter& in_flight, unsigned in_flight
   return sqe;
 }
 
+// One transfer, either way.
+struct UringTransfer {
+  int plain, plain_vectored, fixed, fixed_vectored;
+
+  void prepare(io_uring_sqe* sqe, const Io& io, UringFile file, std::span<const iovec> vectors,
+               int buffer) const {
+    const bool one = vectors.size() == 1;
+    const void* const at = one ? vectors.front().iov_base : vectors.data();
+    const auto count = static_cast<unsigned>(one ? vectors.front().iov_len : vectors.size());
+    const int operation =
+        buffer < 0 ? (one ? plain : plain_vectored) : (one ? fixed : fixed_vectored);
+    io_uring_prep_rw(operation, sqe, target(file), at, count, io.offset);
+    if (buffer >= 0) sqe->buf_index = static_cast<std::uint16_t>(buffer);
+  }
+};
+
+constexpr UringTransfer reads{IORING_OP_READ, IORING_OP_READV, IORING_OP_READ_FIXED,
+                              op_readv_fixed};
+constexpr UringTransfer writes{IORING_OP_WRITE, IORING_OP_WRITEV, IORING_OP_WRITE_FIXED,
+                               op_writev_fixed};
+
 }  // namespace
 
-bool Uring::read(Io& io, UringFile file, std::span<const iovec> vectors) noexcept {
+bool Uring::vectored_buffers() const noexcept {
+  return state_->vectored_buffers;
+}
+
+bool Uring::read(Io& io, UringFile file, std::span<const iovec> vectors, int buffer) noexcept {
   io_uring_sqe* const sqe = entry(state_->ring, in_flight_, state_->in_flight_max);
   if (sqe == nullptr) return false;
-  if (vectors.size() == 1) {
-    const iovec& one = vectors.front();
-    io_uring_prep_read(sqe, target(file), one.iov_base, static_cast<unsigned>(one.iov_len),
-                       io.offset);
-  } else {
-    io_uring_prep_readv(sqe, target(file), vectors.data(), static_cast<unsigned>(vectors.size()),
-                        io.offset);
-  }
+  reads.prepare(sqe, io, file, vectors, buffer);
   finish_entry(*sqe, file, io);
   return true;
 }
 
-bool Uring::write(Io& io, UringFile file, std::span<const iovec> vectors) noexcept {
+bool Uring::write(Io& io, UringFile file, std::span<const iovec> vectors, int buffer) noexcept {
   io_uring_sqe* const sqe = entry(state_->ring, in_flight_, state_->in_flight_max);
   if (sqe == nullptr) return false;
-  if (vectors.size() == 1) {
-    const iovec& one = vectors.front();
-    io_uring_prep_write(sqe, target(file), one.iov_base, static_cast<unsigned>(one.iov_len),
-                        io.offset);
-  } else {
-    io_uring_prep_writev(sqe, target(file), vectors.data(), static_cast<unsigned>(vectors.size()),
-                         io.offset);
-  }
+  writes.prepare(sqe, io, file, vectors, buffer);
   if (io.durable) sqe->rw_flags = RWF_DSYNC;
   finish_entry(*sqe, file, io);
   return true;

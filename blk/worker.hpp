@@ -40,9 +40,11 @@ class Worker final : public virtio::QueueWorker {
   void attached(base::Reactor& reactor) noexcept override;
   void enabled_changed(bool) noexcept override {}
   void quiesce() noexcept override { quiescing_ = true; }
-  [[nodiscard]] bool drained() noexcept override { return pool_.in_flight() == 0; }
+  [[nodiscard]] bool drained() noexcept override {
+    return pool_.in_flight() == 0 && channel_->leaves_memory();
+  }
   [[nodiscard]] bool memory_released() noexcept override {
-    return !pool_.uses_other_than(queue().memory());
+    return !pool_.uses_other_than(queue().memory()) && channel_->memory_changed();
   }
   void detached(base::Reactor& reactor) noexcept override;
 

@@ -47,6 +47,29 @@ void read_backend(Section& section, blk::Config& device) {
   }
 }
 
+// How transfers reach a file.
+void read_io(Section& section, blk::Config& device) {
+  section.choice<blk::DirectMode>("direct", device.direct,
+                                  {{"auto", blk::DirectMode::automatic},
+                                   {"on", blk::DirectMode::on},
+                                   {"off", blk::DirectMode::off}});
+  section.choice<blk::PinMode>(
+      "pin", device.pin,
+      {{"auto", blk::PinMode::automatic}, {"on", blk::PinMode::on}, {"off", blk::PinMode::off}});
+  section.choice<blk::PollMode>(
+      "iopoll", device.iopoll,
+      {{"auto", blk::PollMode::automatic}, {"on", blk::PollMode::on}, {"off", blk::PollMode::off}});
+  if (device.backend != blk::BackendKind::file && device.pin == blk::PinMode::on) {
+    section.problem("pin", "this backend has nothing to pin memory for; leave pin out");
+  }
+  if (device.backend != blk::BackendKind::file && device.iopoll == blk::PollMode::on) {
+    section.problem("iopoll", "this backend has no device to poll; leave iopoll out");
+  }
+  if (device.iopoll == blk::PollMode::on && device.direct == blk::DirectMode::off) {
+    section.problem("iopoll", "only direct transfers can be polled for; leave direct out");
+  }
+}
+
 void read_limits(Section& section, blk::Config& device) {
   constexpr std::uint64_t most = std::numeric_limits<std::uint32_t>::max();
   std::uint64_t block = device.block_size, segment = device.size_max;
@@ -91,10 +114,7 @@ GuestDisk read_disk(const Value& table, const std::string& title, Problems& prob
     section.problem(
         "serial", "serial has " + std::to_string(device.serial.size()) + " bytes; give at most 20");
   }
-  section.choice<blk::DirectMode>("direct", device.direct,
-                                  {{"auto", blk::DirectMode::automatic},
-                                   {"on", blk::DirectMode::on},
-                                   {"off", blk::DirectMode::off}});
+  read_io(section, device);
   section.flag("write_cache", device.write_cache);
   read_limits(section, device);
   section.flag("packed", device.packed);

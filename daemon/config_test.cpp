@@ -134,6 +134,8 @@ queues = 8
 readonly = true
 serial = "12345678901234567890"
 direct = "on"
+pin = "auto"
+iopoll = "on"
 write_cache = false
 block_size = 4096
 segments_max = 64
@@ -157,6 +159,8 @@ size = 1048576
   EXPECT_TRUE(disk.readonly);
   EXPECT_EQ(disk.serial, "12345678901234567890");
   EXPECT_EQ(disk.direct, blk::DirectMode::on);
+  EXPECT_EQ(disk.pin, blk::PinMode::automatic);
+  EXPECT_EQ(disk.iopoll, blk::PollMode::on);
   EXPECT_FALSE(disk.write_cache);
   EXPECT_EQ(disk.block_size, 4096u);
   EXPECT_EQ(disk.segments_max, 64u);
@@ -334,6 +338,14 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"direct", ram_with("direct = true"),
                 "m.toml:6:10: [[disk]] d: direct is true or false; give \"auto\", \"on\" or "
                 "\"off\""},
+        Refusal{
+            "pin", ram_with("pin = \"on\""),
+            "m.toml:6:7: [[disk]] d: this backend has nothing to pin memory for; leave pin out"},
+        Refusal{"iopoll", ram_with("iopoll = \"on\""),
+                "m.toml:6:10: [[disk]] d: this backend has no device to poll; leave iopoll out"},
+        Refusal{"iopoll_buffered", disk_with("path = \"/x\"\ndirect = \"off\"\niopoll = \"on\""),
+                "m.toml:6:10: [[disk]] d: only direct transfers can be polled for; leave direct "
+                "out"},
         Refusal{"block_size", ram_with("block_size = 1000"),
                 "m.toml:6:14: [[disk]] d: block_size is not a power of two; give 512, 1024, 2048 "
                 "or 4096"},

@@ -90,7 +90,9 @@ json disk_counters(const blk::Statistics& s) {
           {"unsupported", s.unsupported},
           {"in_flight", s.in_flight},
           {"bounced", s.bounced},
-          {"buffered", s.buffered}};
+          {"buffered", s.buffered},
+          {"pinned", s.pinned},
+          {"polled", s.polled}};
 }
 
 // Percentiles since the start, and the buckets ([upper bound, count], empty ones left out) from
@@ -149,7 +151,12 @@ json disk_status(const DiskUnit& unit) {
   disk["backend"] = {{"kind", backend.kind},
                      {"path", backend.path.empty() ? json() : json(backend.path)},
                      {"direct", backend.direct},
-                     {"io", backend.io}};
+                     {"io", backend.io},
+                     {"ring", backend.ring},
+                     {"pin",
+                      {{"state", backend.pin.state},
+                       {"bytes", backend.pin.bytes},
+                       {"why", backend.pin.why.empty() ? json() : json(backend.pin.why)}}}};
   disk["features"] = base::format_hex(unit.device->negotiated());
   disk["counters"] = disk_counters(statistics);
   disk["latency_ns"] = latency_of(statistics.latency);

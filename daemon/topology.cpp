@@ -7,6 +7,7 @@
 #include "base/log.hpp"
 #include "base/mapping.hpp"
 #include "blk/image.hpp"
+#include "blk/pinner.hpp"
 #include "daemon/eal.hpp"
 #include "daemon/system_check.hpp"
 #include "virtio/fault.hpp"
@@ -66,14 +67,19 @@ base::Result<std::unique_ptr<Topology>> Topology::make(base::EventLoop& loop,
   if (!fabric) return base::Unexpected{fabric.error()};
   self->fabric_ = *std::move(fabric);
 
+  // Neither takes pages from the other: the reclaimer looks at the board of what is pinned, and the
+  // pinner waits for whoever looked before.
+  auto reclaimer = guest::Reclaimer::make(
+      [raw = self.get()](const virtio::GuestMemory& memory, std::uint64_t at, std::uint64_t bytes) {
+        return raw->rings_->pinner().board().holds(memory, at, bytes);
+      });
+  if (!reclaimer) return base::Unexpected{reclaimer.error()};
+  self->reclaimer_ = *std::move(reclaimer);
+
   auto rings = blk::UringPool::make(*self->reactors_);
   if (!rings) return base::Unexpected{rings.error()};
   self->rings_ = *std::move(rings);
-
-  // Nothing of a guest's memory is pinned as yet: whoever registers some says so here.
-  auto reclaimer = guest::Reclaimer::make({});
-  if (!reclaimer) return base::Unexpected{reclaimer.error()};
-  self->reclaimer_ = *std::move(reclaimer);
+  self->rings_->pinner().before_pinning([raw = self.get()] { raw->reclaimer_->settle(); });
   return self;
 }
 

@@ -146,8 +146,8 @@ class Topology {
   // The order is the order of need: what is destroyed last is needed by all.
   std::unique_ptr<base::ReactorPool> reactors_;
   std::unique_ptr<vswitch::Fabric> fabric_;
-  std::unique_ptr<blk::UringPool> rings_;
   std::unique_ptr<guest::Reclaimer> reclaimer_;
+  std::unique_ptr<blk::UringPool> rings_;
   Units<UplinkUnit> uplinks_;
   Units<PortUnit> ports_;
   Units<DiskUnit> disks_;

@@ -65,6 +65,10 @@ void Reclaimer::remove(ReclaimJob& job) {
   std::erase(jobs_, &job);
 }
 
+void Reclaimer::settle() {
+  const std::lock_guard lock{mutex_};
+}
+
 void Reclaimer::ask(ReclaimJob& job) noexcept {
   job.state.store(ReclaimJob::State::asked, std::memory_order_release);
   ::eventfd_write(event_.get(), 1);

@@ -71,6 +71,9 @@ class Reclaimer {
   // Control. A job that is removed is idle. May wait for the buffer under work.
   void add(ReclaimJob& job);
   void remove(ReclaimJob& job);
+  // Waits until the buffer under work is done: afterwards every answer of `pinned` that is acted on
+  // is newer than the call. Thread: any that may wait.
+  void settle();
   // Thread: the asker's reactor. Never blocks.
   void ask(ReclaimJob& job) noexcept;
 
