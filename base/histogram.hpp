@@ -1,5 +1,5 @@
-// Histogram of durations in nanoseconds: 8 buckets an octave, so a percentile is right within
-// 12.5 %.
+// Histograms of durations in nanoseconds. Histogram has 8 buckets an octave, so a percentile is
+// right within 12.5 %; FineHistogram 64, within 1.6 %.
 #pragma once
 
 #include <array>
@@ -10,9 +10,10 @@
 
 namespace millrace::base {
 
-class Histogram {
+template <unsigned SubBits>
+class HistogramOf {
  public:
-  static constexpr unsigned sub_bits = 3;
+  static constexpr unsigned sub_bits = SubBits;
   static constexpr unsigned buckets = (40 - sub_bits + 1) << sub_bits;  // up to 2^40 ns (18 min)
   using Snapshot = std::array<std::uint64_t, buckets>;
 
@@ -28,8 +29,8 @@ class Histogram {
   [[nodiscard]] static constexpr unsigned index(std::uint64_t ns) noexcept {
     if (ns < (1u << sub_bits)) return static_cast<unsigned>(ns);
     const auto octave = static_cast<unsigned>(std::bit_width(ns)) - 1 - sub_bits;
-    const auto at = ((octave + 1) << sub_bits) +
-                    static_cast<unsigned>((ns >> octave) & ((1u << sub_bits) - 1));
+    const auto at =
+        ((octave + 1) << sub_bits) + static_cast<unsigned>((ns >> octave) & ((1u << sub_bits) - 1));
     return at < buckets ? at : buckets - 1;
   }
   // The smallest value that falls into bucket `at`.
@@ -55,5 +56,8 @@ class Histogram {
  private:
   std::array<Counter, buckets> counts_;
 };
+
+using Histogram = HistogramOf<3>;
+using FineHistogram = HistogramOf<6>;
 
 }  // namespace millrace::base

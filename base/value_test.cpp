@@ -82,30 +82,43 @@ TEST(CounterTest, Counts) {
   EXPECT_EQ(counter.get(), 1u);
 }
 
-TEST(HistogramTest, EveryValueLiesInItsBucket) {
+template <class H>
+void every_value_lies_in_its_bucket() {
   for (unsigned bit = 0; bit < 39; ++bit) {
     for (const std::int64_t off : {-1, 0, 1}) {
       const auto value = static_cast<std::uint64_t>(static_cast<std::int64_t>(1ull << bit) + off);
-      const auto at = Histogram::index(value);
-      ASSERT_LT(at, Histogram::buckets);
-      EXPECT_LE(Histogram::lower_bound(at), value);
-      EXPECT_GT(Histogram::lower_bound(at + 1), value);
+      const auto at = H::index(value);
+      ASSERT_LT(at, H::buckets);
+      EXPECT_LE(H::lower_bound(at), value);
+      EXPECT_GT(H::lower_bound(at + 1), value);
     }
   }
-  EXPECT_EQ(Histogram::index(std::numeric_limits<std::uint64_t>::max()), Histogram::buckets - 1);
+  EXPECT_EQ(H::index(std::numeric_limits<std::uint64_t>::max()), H::buckets - 1);
+}
+
+TEST(HistogramTest, EveryValueLiesInItsBucket) {
+  every_value_lies_in_its_bucket<Histogram>();
+  every_value_lies_in_its_bucket<FineHistogram>();
+}
+
+template <class H>
+void buckets_are_contiguous_and_narrow() {
+  constexpr auto sharp = 1u << H::sub_bits;  // below it every value has a bucket of its own
+  for (unsigned at = 0; at + 1 < H::buckets; ++at) {
+    const auto low = H::lower_bound(at);
+    const auto next = H::lower_bound(at + 1);
+    ASSERT_LT(low, next);
+    EXPECT_EQ(H::index(low), at);
+    EXPECT_EQ(H::index(next - 1), at);
+    if (low >= sharp) {
+      EXPECT_LE(static_cast<double>(next - low), static_cast<double>(low) / sharp);
+    }
+  }
 }
 
 TEST(HistogramTest, BucketsAreContiguousAndNarrow) {
-  for (unsigned at = 0; at + 1 < Histogram::buckets; ++at) {
-    const auto low = Histogram::lower_bound(at);
-    const auto next = Histogram::lower_bound(at + 1);
-    ASSERT_LT(low, next);
-    EXPECT_EQ(Histogram::index(low), at);
-    EXPECT_EQ(Histogram::index(next - 1), at);
-    if (low >= 8) {
-      EXPECT_LE(static_cast<double>(next - low), 0.125 * static_cast<double>(low));
-    }
-  }
+  buckets_are_contiguous_and_narrow<Histogram>();
+  buckets_are_contiguous_and_narrow<FineHistogram>();
 }
 
 TEST(HistogramTest, QuantilesAreRightWithinABucket) {

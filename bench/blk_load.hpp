@@ -1,12 +1,14 @@
-// BlkLoad: requests to one vhost-user disk, as a driver that keeps a number of them in flight.
+// BlkLoad: requests to one vhost-user disk, or to many in turn, as a driver that keeps a number of
+// them in flight.
 //
-// One thread, one queue of the device. Buffers are the guest's own and never touched by the load,
+// One thread, one queue of each device. Buffers are the guest's own and never touched by the load,
 // except where it verifies.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/result.hpp"
 #include "bench/load.hpp"
@@ -16,7 +18,10 @@ namespace millrace::bench {
 
 struct BlkLoadConfig {
   std::string socket;
-  unsigned depth = 128;        // requests in flight
+  std::vector<std::string> more;  // other disks' sockets
+  unsigned depth = 128;           // requests in flight, of each disk
+  // Microseconds from a request's end to the next one: a device that sleeps must wake up.
+  double gap_us = 0;
   std::uint32_t block = 4096;  // bytes of a request, a multiple of 512
   unsigned write_percent = 0;  // of the requests, the others read
   bool sequential = false;     // else at random places, multiples of `block`

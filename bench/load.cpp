@@ -19,11 +19,14 @@ std::string stood_still(unsigned in_flight) {
          std::to_string(in_flight) + " buffers that it did not give back";
 }
 
-Pace::Pace(const LoadTime& time)
-    : time_{time}, begun_{base::cycles()}, progress_{begun_}, shown_{begun_} {}
+Pace::Pace(const LoadTime& time) : time_{time} {
+  if (time_.before) time_.before();
+  begun_ = progress_ = shown_ = base::cycles();
+}
 
-Pace::State Pace::round(unsigned done, LoadResult& result, const base::Histogram& latency) {
+Pace::State Pace::round(unsigned done, LoadResult& result, const base::FineHistogram& latency) {
   const auto now = base::cycles();
+  result.all_operations += done;
   if (done > 0) progress_ = now;
   if (now - progress_ > base::ns_to_cycles(patience_ns)) return State::stalled;
   if (!counting_) {

@@ -11,9 +11,10 @@ namespace millrace::bench {
 
 struct LoadResult {
   std::uint64_t operations = 0, bytes = 0;
+  std::uint64_t all_operations = 0;  // those of the warm-up too
   std::uint64_t kicks = 0;
   double seconds = 0;
-  base::Histogram::Snapshot latency{};  // nanoseconds, of each operation
+  base::FineHistogram::Snapshot latency{};  // nanoseconds, of each operation
 
   [[nodiscard]] double rate() const {
     return seconds > 0 ? static_cast<double>(operations) / seconds : 0;
@@ -25,6 +26,7 @@ using Watch = std::function<bool(const LoadResult& so_far)>;
 
 struct LoadTime {
   double warm_up = 0.5, seconds = 5;  // what happens in the first is not counted
+  std::function<void()> before{};     // called once all is set up, before the warm-up begins
   Watch watch{};
 };
 
@@ -39,13 +41,13 @@ class Pace {
   enum class State : std::uint8_t { running, over, stalled };
   // `done` operations came back since the last round. Updates result.seconds, and shows the watch
   // what there is.
-  State round(unsigned done, LoadResult& result, const base::Histogram& latency);
+  State round(unsigned done, LoadResult& result, const base::FineHistogram& latency);
   // Whether what comes back now is counted: the warm-up is over.
   [[nodiscard]] bool counts() const { return counting_; }
 
  private:
   const LoadTime& time_;
-  std::uint64_t begun_, progress_, shown_;
+  std::uint64_t begun_ = 0, progress_ = 0, shown_ = 0;
   bool counting_ = false;
 };
 

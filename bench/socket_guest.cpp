@@ -45,7 +45,14 @@ base::Result<std::unique_ptr<SocketGuest>> SocketGuest::connect(const std::strin
   return guest;
 }
 
-base::Result<void> SocketGuest::set_up() {
+base::Result<std::unique_ptr<SocketGuest>> SocketGuest::alone(const GuestConfig& config) {
+  auto guest = std::unique_ptr<SocketGuest>(new SocketGuest{config});
+  if (auto done = guest->make_memory(); !done) return base::Unexpected{done.error()};
+  for (auto& ring : guest->rings_) guest->lay_out(ring);
+  return guest;
+}
+
+base::Result<void> SocketGuest::make_memory() {
   file_ = base::Fd{::memfd_create("guest", MFD_CLOEXEC)};
   if (!file_ || ::ftruncate(file_.get(), static_cast<off_t>(config_.memory)) != 0)
     return base::fail("no memory for a guest");
@@ -53,19 +60,50 @@ base::Result<void> SocketGuest::set_up() {
       ::mmap(nullptr, config_.memory, PROT_READ | PROT_WRITE, MAP_SHARED, file_.get(), 0);
   if (mapped == MAP_FAILED) return base::fail("cannot map a guest's memory");
   memory_ = static_cast<std::byte*>(mapped);
+  return {};
+}
 
+// All memory as one region, or slot by slot, as a guest with many memory modules has it.
+base::Result<void> SocketGuest::share_memory() {
+  auto left = region();
+  if (config_.slots <= 1) return frontend_->set_mem_table({&left, 1});
+  const auto most = frontend_->get_max_mem_slots();
+  if (!most) return base::Unexpected{most.error()};
+  if (*most < config_.slots) {
+    return base::fail("this back-end has " + std::to_string(*most) + " memory slots, not " +
+                      std::to_string(config_.slots));
+  }
+  const auto share = (left.size - config_.first_slot) / (config_.slots - 1) & ~std::uint64_t{4095};
+  if (share == 0) return base::fail("more memory slots than the guest has pages");
+  for (unsigned slot = 0; slot < config_.slots; ++slot) {
+    auto piece = left;
+    if (slot + 1 < config_.slots) piece.size = slot == 0 ? config_.first_slot : share;
+    if (auto done = frontend_->add_mem_reg(piece); !done) return done;
+    left.guest_address += piece.size;
+    left.user_address += piece.size;
+    left.file_offset += piece.size;
+    left.size -= piece.size;
+  }
+  return {};
+}
+
+base::Result<void> SocketGuest::set_up() {
+  if (auto done = make_memory(); !done) return done;
   if (auto done = frontend_->set_owner(); !done) return done;
   auto offered = frontend_->get_features();
   if (!offered) return base::Unexpected{offered.error()};
   auto protocol = frontend_->get_protocol_features();
   if (!protocol) return base::Unexpected{protocol.error()};
-  if (auto done = frontend_->set_protocol_features(*protocol & config_.protocol); !done)
-    return done;
+  const auto wished =
+      config_.protocol | (config_.slots > 1 ? vhost::wire::protocol::configure_mem_slots : 0);
+  if (config_.slots > 1 && (*protocol & vhost::wire::protocol::configure_mem_slots) == 0) {
+    return base::fail("this back-end does not take memory slot by slot");
+  }
+  if (auto done = frontend_->set_protocol_features(*protocol & wished); !done) return done;
   features_ = *offered &
               (config_.features | virtio::feature::version_1 | virtio::feature::protocol_features);
   if (auto done = frontend_->set_features(features_); !done) return done;
-  const auto all = region();
-  if (auto done = frontend_->set_mem_table({&all, 1}); !done) return done;
+  if (auto done = share_memory(); !done) return done;
   for (unsigned index = 0; index < config_.rings; ++index) {
     if (auto done = start_ring(index); !done) return done;
   }

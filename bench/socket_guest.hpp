@@ -42,10 +42,14 @@ struct GuestConfig {
       vhost::wire::protocol::mq | vhost::wire::protocol::reply_ack | vhost::wire::protocol::config;
   std::uint64_t memory = 1u << 20;  // bytes
   std::uint64_t base = 0;           // guest address of the first byte
-  bool same_addresses = false;      // user addresses are guest addresses
-  bool polled = false;              // no kick descriptors: the device polls
-  bool enable = true;               // false: the rings start disabled
-  bool listen = false;              // the back-end connects to us
+  // The memory in so many regions: the first has the first `first_slot` bytes (whole pages), the
+  // others share the rest.
+  unsigned slots = 1;
+  std::uint64_t first_slot = 0;
+  bool same_addresses = false;  // user addresses are guest addresses
+  bool polled = false;          // no kick descriptors: the device polls
+  bool enable = true;           // false: the rings start disabled
+  bool listen = false;          // the back-end connects to us
 };
 
 class SocketGuest {
@@ -61,6 +65,9 @@ class SocketGuest {
                                                             std::chrono::milliseconds timeout) {
     return connect(socket, {.rings = rings, .size = size, .features = features}, timeout);
   }
+
+  // A guest that no device serves: memory and rings, and no front-end.
+  static base::Result<std::unique_ptr<SocketGuest>> alone(const GuestConfig& config);
 
   // Room in guest memory; CHECKs that there is some.
   std::uint64_t allocate(std::uint64_t size, std::uint64_t align = 64);
@@ -91,6 +98,8 @@ class SocketGuest {
  private:
   explicit SocketGuest(const GuestConfig& config) : config_{config}, rings_(config.rings) {}
   base::Result<void> set_up();
+  base::Result<void> make_memory();
+  base::Result<void> share_memory();
   void lay_out(GuestRing& ring);
 
   const GuestConfig config_;

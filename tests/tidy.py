@@ -23,7 +23,7 @@ MAY_INCLUDE = {
 TEST = r"(_test\.cpp|_fuzz\.cpp|(^|/)testing/[^/]*|_bench\.cpp)$"
 DOORS = [  # a dependency's headers, and the files that may include them
     (r"rte_\w+\.h", r"^(switch|net|bench)/|^daemon/eal|^tests/"),
-    (r"liburing\.h", r"^blk/uring"),
+    (r"liburing\.h", r"^blk/uring|^bench/limit_uring"),
     (r"linux/kvm\.h", r"^vmm/kvm"),
     (r"linux/vfio\.h", r"^vfio/"),
     (r"g(test|mock)/.*", TEST),

@@ -6,6 +6,7 @@ import shutil
 import signal
 
 from .process import Child, RigError, run, tail, wait_for
+from .testpmd import Testpmd
 
 _OVS = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
 _SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
@@ -57,6 +58,7 @@ class OpenVSwitch:
             raise RigError("there is no OVS with DPDK: apt-get install openvswitch-switch-dpdk")
         self.folder = os.path.join(work.path, "ovs")
         self.core, self.ports, self.tso = core, ports, tso
+        self.prefix = f"bench{os.getpid()}{'t' * tso}"
         self.children = []
 
     def socket(self, port):
@@ -77,6 +79,7 @@ class OpenVSwitch:
             child.kill()
         self.children = []
         shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(f"/var/run/dpdk/{self.prefix}", ignore_errors=True)
 
     def _start(self):
         environment = {"OVS_RUNDIR": self.folder, "OVS_DBDIR": self.folder}
@@ -92,7 +95,7 @@ class OpenVSwitch:
                    f"other_config:pmd-cpu-mask={1 << self.core:#x}",
                    "other_config:dpdk-socket-mem=512",
                    f"other_config:userspace-tso-enable={str(self.tso).lower()}",
-                   f'other_config:dpdk-extra="--no-pci --file-prefix=bench{os.getpid()}"')
+                   f'other_config:dpdk-extra="--no-pci --file-prefix={self.prefix}"')
         self.ctl = f"{self.folder}/vswitchd.ctl"
         self.switch = Child([_OVS, self.db, f"--unixctl={self.ctl}"], f"{self.folder}/vswitchd.log",
                             env=environment)
@@ -127,6 +130,56 @@ class OpenVSwitch:
         return cycles, int(re.search(r"packets received: (\d+)", pmd).group(1))
 
 
+class NetVhost(Testpmd):
+    """dpdk-testpmd that forwards between its vhost port and one other device, as they come, on
+    `core`; it counts its own cycles."""
+
+    options = ()
+
+    def __init__(self, work, core, device, name="net_vhost"):
+        super().__init__(work, name, [])
+        self.name = "testpmd net_vhost"
+        self.prefix = f"{name}{os.getpid()}"
+        shells = [each for each in range(os.cpu_count()) if each != core] or [core]
+        self.command = [
+            "dpdk-testpmd", "--lcores", f"0@{shells[0]},1@{core}", "--no-pci", "--in-memory",
+            f"--file-prefix={self.prefix}", "--socket-mem=256", "--no-telemetry",
+            "--vdev", f"net_vhost0,iface={self.socket('a')}", "--vdev", device,
+            "--", "-i", "--nb-cores=1", "--rxd=1024", "--txd=1024", "--no-flush-rx",
+            "--total-num-mbufs=24576", "--record-core-cycles", "--forward-mode=io"]
+
+    def socket(self, _):
+        return os.path.join(self.work.path, f"{self.prefix}.sock")
+
+    def __enter__(self):
+        if not shutil.which("dpdk-testpmd"):
+            raise RigError("there is no dpdk-testpmd: apt-get install dpdk-dev")
+        try:
+            self.start()
+            self("start")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.resume()
+        self.kill()
+        shutil.rmtree(f"/var/run/dpdk/{self.prefix}", ignore_errors=True)
+
+    def pause(self):
+        self.process.signal(signal.SIGSTOP)
+
+    def resume(self):
+        if self.process:
+            self.process.signal(signal.SIGCONT)
+
+    def busy(self):
+        """(cycles in rounds that found packets, None) since the start."""
+        found = re.search(r"\(total cycles=(\d+)", self("show fwd stats all"))
+        return int(found.group(1)) if found else 0, None
+
+
 class StorageDaemon:
     """qemu-storage-daemon with one disk of nothing: reads and writes go nowhere."""
 
@@ -141,6 +194,8 @@ class StorageDaemon:
         return os.path.join(self.work.path, "qsd.sock")
 
     def __enter__(self):
+        if not shutil.which("qemu-storage-daemon"):
+            raise RigError("there is no qemu-storage-daemon: apt-get install qemu-system-common")
         self.child = Child(
             ["taskset", "-c", self.core, "qemu-storage-daemon",
              "--object", "iothread,id=io",

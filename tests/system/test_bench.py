@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from tests.rig import settings
+from tests.rig import pcap, settings
 from tests.rig.case import SystemTest, main
 from tests.rig.daemon import Daemon
 
@@ -88,6 +89,192 @@ class Bench(SystemTest):
         self.refused("60 to 65549", "net", *self.nics, "--size", 20)
         self.refused("power of two", "net", *self.nics, "--ring", 1000)
         self.refused("--core", "blk", self.disk, "--core", 1023)
+        self.refused("second socket", "net", self.nics[0])
+        self.refused("leave the second socket out", "net", *self.nics, "--out")
+        self.refused("in pairs", "net", *self.nics, self.nics[0])
+        self.refused("--gap", "blk", self.disk, "--gap", 100)
+        self.refused("--file", "limit", "uring")
+        self.refused("memcpy", "limit", "nothing")
+
+    def test_many_ends(self):
+        """Pairs of NICs take turns, bystanders get nothing, and so do many disks; frames go to as
+        many addresses as were asked for, in memory of many slots."""
+        daemon = Daemon(self.work)
+        nics = [daemon.port(f"n{number}", addresses_max=4096) for number in range(6)]
+        disks = [daemon.disk(f"d{number}", backend="ram", size="16 MiB") for number in range(5)]
+        self.use(daemon.start())
+        self.figures("net", *nics, "--check-every", 1)
+        received = [self.received(daemon, f"n{number}") for number in range(6)]
+        for to in (1, 3, 5):
+            self.assertGreater(received[to], 0)
+        self.figures("net", *nics[:2], "--idle", *nics[2:], "--check-every", 1)
+        self.figures("net", *nics[:2], "--addresses", 2000, "--check-every", 1)
+        known = [each for each in daemon.ask("query-addresses") if each["port"] == "n1"]
+        self.assertGreaterEqual(len(known), 2000)
+        self.figures("net", *nics[:2], "--slots", 500, "--check-every", 1)
+        seen = self.figures("blk", *disks, "--depth", 2, "--verify")
+        self.assertEqual(seen["verified_blocks"], 5 * 4096)
+        for disk in daemon.ask("query-disks"):
+            self.assertGreaterEqual(disk["counters"]["read_requests"], 4096)
+
+    def received(self, daemon, name):
+        port = next(each for each in daemon.ask("query-ports") if each["name"] == name)
+        return port["counters"]["rx_packets"]
+
+    def test_one_way(self):
+        """Frames that go out of one NIC, and those that come in, are the daemon's as well."""
+        path = self.work / "frames.pcap"
+        pcap.write(path, [pcap.frame("02:0a:00:00:00:00", "02:0b:00:00:00:00", 1, 64)])
+        daemon = Daemon(self.work)
+        nic = daemon.port("a")
+        daemon.uplink("endless", f"net_pcap0,rx_pcap={path},infinite_rx=1")
+        self.use(daemon.start())
+        seen = self.figures("net", nic, "--in", "--size", 64)
+        self.assertEqual(seen["bytes"], 64 * seen["operations"])
+        self.assertGreaterEqual(self.received(daemon, "a"), seen["operations"])
+        self.assertGreater(self.figures("net", nic, "--out", "--size", 64)["operations"], 0)
+
+    def test_limits(self):
+        """What the machine does alone: the work that was asked for is done."""
+        path = os.path.join("/var/tmp", f"bench-{os.getpid()}.img")
+        self.addCleanup(lambda: os.path.exists(path) and os.unlink(path))
+        with open(path, "wb") as file:
+            file.write(os.urandom(1 << 20))
+        for words in (("memcpy", "--size", 4096), ("driver", "--out", "--size", 64),
+                      ("driver", "--in", "--size", 1514), ("uring", "--file", path),
+                      ("uring", "--file", path, "--write", 100, "--depth", 1)):
+            with self.subTest(words=words):
+                seen = self.figures("limit", *words)
+                self.assertGreater(seen["operations"], 0)
+                size = words[words.index("--size") + 1] if "--size" in words else 4096
+                self.assertEqual(seen["bytes"], seen["operations"] * size)
+        with open(path, "rb") as file:  # what was written is what the buffers had
+            self.assertTrue(b"\x5a" * 4096 in file.read())
+        seen = self.figures("limit", "wakeup", "--gap", 200)
+        self.assertGreater(seen["latency_us"]["p50"], 0)
+
+
+class Table(SystemTest):
+    """millrace-bench compare and report."""
+
+    def words(self, *words, status=0, timeout=240):
+        done = subprocess.run([settings.program("millrace-bench"), *map(str, words)], text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout)
+        self.assertEqual(done.returncode, status, done.stdout + done.stderr)
+        return done.stdout, done.stderr
+
+    def refused(self, piece, *words):
+        _, err = self.words(*words, status=1)
+        self.assertIn(piece, err)
+        self.assertEqual(len(err.strip().splitlines()), 1, err)
+
+    def test_a_row_and_its_report(self):
+        """One row beside ourselves, measured, written, and made a page and a table of."""
+        if len(os.sched_getaffinity(0)) < 2:
+            self.skipTest("a comparison takes two cores")
+        result, page, table = (self.work / name for name in ("r.json", "r.html", "r.md"))
+        out, _ = self.words("compare", "N7", "--rounds", 2, "--seconds", 0.2, "--json", result)
+        self.assertIn("| N7 |", out)
+        with open(result) as file:
+            seen = json.load(file)
+        row, = seen["rows"]
+        self.assertEqual(row["row"], "N7")
+        for side in ("ours", "theirs"):
+            self.assertIn("frames", row["verified"][side])
+            self.assertGreater(row[side]["cycles"], 0)
+            self.assertIn("millrace-bench net", row[side]["command"])
+        self.assertEqual(len(row["rounds"]), 2)
+        ratios = [each["ours"]["cycles"] / each["theirs"]["cycles"] for each in row["rounds"]]
+        self.assertAlmostEqual(row["compared"]["median"], sum(ratios) / 2)
+        self.assertEqual(row["met"], row["compared"]["median"] <= row["goal"])
+        self.assertIn("model", seen["machine"]["processor"])
+        self.words("report", result, "--html", page, "--markdown", table)
+        with open(table) as file:
+            self.assertIn(out.splitlines()[2], file.read())  # the line that was shown
+        with open(page) as file:
+            self.check_page(file.read())
+
+    def check_page(self, text):
+        root = ElementTree.fromstring(text.replace("<!doctype html>", "").replace(
+            '<meta charset="utf-8">', "").replace(
+                '<meta name="viewport" content="width=device-width, initial-scale=1">', "").replace(
+                    "<br>", "<br/>"))
+        self.assertGreaterEqual(len(list(root.iter("svg"))), 1)
+        self.assertNotIn("http", text)  # nothing from elsewhere
+
+    def test_report_of_all_kinds(self):
+        """Ratios, differences, figures of their own, latencies, and what could not be measured."""
+        side = {"name": "one", "command": "x", "rate": 2e6, "cycles": 100, "p50": 10, "p99": 20,
+                "p100": 900}
+        common = {"note": "", "ours": side, "theirs": {**side, "name": "two <&>", "p50": 30},
+                  "rounds": [], "verified": {}, "stolen_s": 0.5, "met": True,
+                  "compared": {"median": 0.4, "least": 0.3, "most": 0.5}}
+        rows = [{**common, "row": "N1", "title": "a", "figure": "cycles", "unit": "cycles",
+                 "kind": "most", "goal": 0.5},
+                {**common, "row": "N5", "title": "b", "figure": "p50", "unit": "us",
+                 "kind": "most", "goal": 0.1, "met": False},
+                {**common, "row": "B1", "title": "c", "figure": "rate", "unit": "/s",
+                 "kind": "least", "goal": 0.1},
+                {**common, "row": "B4", "title": "d", "figure": "p50", "unit": "us",
+                 "kind": "added", "goal": 2},
+                {**common, "row": "I1", "title": "e", "figure": "cycles", "unit": "cycles",
+                 "kind": "value", "goal": 760},
+                {"row": "N2", "title": "f", "error": "there is no OVS: apt-get install it",
+                 "stolen_s": 0}]
+        result, page = self.work / "r.json", self.work / "r.html"
+        with open(result, "w") as file:
+            json.dump({"millrace_bench": 1, "machine": {"processor": {
+                "model": "m", "cores": 2, "flags": []}, "kernel": "k"}, "versions": {},
+                "build": {}, "command": "c", "seconds": 1, "stolen_s": 0, "rows": rows}, file)
+        out, _ = self.words("report", result, "--html", page, "--markdown", "/dev/stdout")
+        for piece in ("at most 0.50 |", "at most 0.10, **missed**", "at least 0.10",
+                      "at most 2 us more", "at most 760 cycles", "apt-get install it"):
+            self.assertIn(piece, out)
+        with open(page) as file:
+            text = file.read()
+        self.check_page(text)
+        self.assertEqual(text.count('class="curve ours"'), 1 + 1)  # of N5 and B4
+        self.assertEqual(text.count('class="missed"/>'), 1)
+
+    def test_refusals(self):
+        """One line says what is wrong."""
+        self.refused("no row N9", "compare", "N9")
+        self.refused("--client-core 999", "compare", "--client-core", 999)
+        self.refused("are the same", "compare", "--client-core", 0)
+        self.refused("--folder", "compare", "--folder", "/nowhere")
+        self.refused("--rounds", "compare", "--rounds", 0)
+        self.refused("--json /nowhere/r.json", "compare", "--json", "/nowhere/r.json")
+        self.refused("No such file", "report", "/nowhere.json")
+        path = self.work / "bad.json"
+        for text, piece in (("{", "not JSON"), ("{}", "is not what"),
+                            ('{"millrace_bench": 1, "rows": [{}]}', "lacks")):
+            with open(path, "w") as file:
+                file.write(text)
+            self.refused(piece, "report", path)
+
+    def test_missing_peer(self):
+        """A peer that is not installed is a row that says which package has it."""
+        os.mkdir(self.work / "bin")
+        os.symlink(sys.executable, self.work / "bin/python3")
+        done = subprocess.run([settings.program("millrace-bench"), "compare", "B2"], text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60,
+                              env={**os.environ, "PATH": self.work / "bin"})
+        self.assertEqual(done.returncode, 1, done.stdout)
+        row, = [line for line in done.stdout.splitlines() if line.startswith("| B2 |")]
+        self.assertIn("apt-get install qemu-system-common", row)
+
+    def test_time_limit(self):
+        """A table that takes too long ends, says so in its rows, and leaves nothing behind."""
+        before = set(os.listdir("/tmp"))
+        result = self.work / "r.json"
+        self.words("compare", "N7", "B5", "--limit", 1, "--json", result, status=1)
+        with open(result) as file:
+            rows = json.load(file)["rows"]
+        self.assertEqual({row["row"] for row in rows}, {"N7", "B5"})
+        for row in rows:
+            self.assertIn("error", row)
+        left = [name for name in set(os.listdir("/tmp")) - before if "compare" in name]
+        self.assertEqual(left, [])
 
 
 if __name__ == "__main__":

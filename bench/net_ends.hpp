@@ -1,0 +1,157 @@
+// The two sides of a NIC as its driver sees them: Sender puts frames up, Receiver takes them in.
+// One thread drives both. Their guest outlives them.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/clock.hpp"
+#include "base/result.hpp"
+#include "bench/frame.hpp"
+#include "bench/net_load.hpp"
+#include "bench/ring_driver.hpp"
+#include "bench/socket_guest.hpp"
+
+namespace millrace::bench {
+
+inline constexpr unsigned rx_ring = 0, tx_ring = 1;
+inline constexpr std::uint32_t rx_buffer = 4096;  // as stock drivers post them: a page
+inline constexpr std::uint64_t nic_page = 4096;
+
+// Connects a NIC with both rings and memory for their buffers. Fails in one line: nobody there, or
+// a back-end without what `config` asks for.
+base::Result<std::unique_ptr<SocketGuest>> connect_nic(const NetLoadConfig& config,
+                                                       const std::string& socket);
+// The same for a guest that no device serves.
+base::Result<std::unique_ptr<SocketGuest>> lone_nic(const NetLoadConfig& config);
+
+// Which of many addresses a frame goes to or comes from: written over the last bytes of one of a
+// FrameShape's. `number` below 2^24.
+void set_address(std::byte* mac, std::uint32_t number);
+
+// A NIC's transmit side: frames of one shape, a buffer for each place.
+template <class Driver>
+class Sender {
+ public:
+  // `whole_pages`: no buffer crosses a page, so none lies in two regions of the guest's memory.
+  Sender(SocketGuest& guest, const FrameShape& shape, bool whole_pages = false)
+      : guest_{guest},
+        shape_{shape},
+        driver_{guest, tx_ring, 1},
+        buffer_{(header_size + shape.size() + 63) / 64 * 64} {
+    if (whole_pages && buffer_ < nic_page) buffer_ = std::bit_ceil(buffer_);
+    buffers_ = guest.allocate(driver_.places() * buffer_, nic_page);
+    for (unsigned place = 0; place < driver_.places(); ++place) {
+      auto* const at = guest.at(buffers_ + place * buffer_);
+      std::memcpy(at, &shape.header(), header_size);
+      std::ranges::copy(shape.bytes(), at + header_size);
+    }
+  }
+  // From now on frames go to (or come from) `count` addresses in turn, not in their order.
+  void vary_destination(std::uint32_t count) { vary_at_ = 0, addresses_ = count; }
+  void vary_source(std::uint32_t count) { vary_at_ = mac_size, addresses_ = count; }
+
+  // Puts up to `count` frames up. Answers how many there was room for.
+  unsigned send(unsigned count) {
+    take_back();
+    unsigned sent = 0;
+    const auto now = base::cycles();
+    for (; sent < count && driver_.room(); ++sent) {
+      const auto at = buffers_ + driver_.next_place() * buffer_;
+      auto* const frame = guest_.at(at) + header_size;
+      if (addresses_ > 1) {
+        set_address(frame + vary_at_, static_cast<std::uint32_t>(number_ * stride % addresses_));
+      }
+      const Stamp stamp{number_++, now};
+      std::memcpy(frame + shape_.stamp_at(), &stamp, sizeof stamp);
+      const Segment segment{at, static_cast<std::uint32_t>(header_size) + shape_.size(), false};
+      driver_.add({&segment, 1});
+    }
+    if (driver_.publish()) {
+      driver_.kick();
+      ++kicks_;
+    }
+    return sent;
+  }
+  // Buffers that the device is done with. Answers how many.
+  unsigned take_back() {
+    unsigned count = 0;
+    while (driver_.reap()) ++count;
+    taken_ += count;
+    return count;
+  }
+  [[nodiscard]] std::uint64_t kicks() const { return kicks_; }
+  [[nodiscard]] std::uint64_t taken() const { return taken_; }  // frames the device is done with
+  [[nodiscard]] bool broken() const { return driver_.broken(); }
+
+ private:
+  static constexpr std::size_t header_size = sizeof(virtio::wire::NetHeader), mac_size = 6;
+  static constexpr std::uint64_t stride = 40'503;  // a prime: all addresses, far from each other
+
+  SocketGuest& guest_;
+  const FrameShape& shape_;
+  Driver driver_;
+  std::uint64_t buffer_, buffers_ = 0;
+  std::size_t vary_at_ = 0;
+  std::uint32_t addresses_ = 1;
+  std::uint64_t number_ = 0, kicks_ = 0, taken_ = 0;
+};
+
+// A NIC's receive side: buffers of a page, frames in one or more of them.
+template <class Driver>
+class Receiver {
+ public:
+  explicit Receiver(SocketGuest& guest)
+      : guest_{guest},
+        driver_{guest, rx_ring, 1},
+        buffers_{guest.allocate(std::uint64_t{driver_.places()} * rx_buffer, nic_page)} {
+    refill();
+  }
+
+  // Calls `each` with the pieces of every frame that came, the net header taken off.
+  template <class Each>
+  unsigned receive(Each each) {
+    unsigned frames = 0;
+    while (const auto done = driver_.reap()) {
+      const auto length = std::min(done->length, rx_buffer);
+      std::span<const std::byte> piece{guest_.at(buffers_ + done->id * rx_buffer), length};
+      if (left_ == 0) {
+        if (piece.size() < sizeof(virtio::wire::NetHeader)) continue;
+        virtio::wire::NetHeader header;
+        std::memcpy(&header, piece.data(), sizeof header);
+        left_ = std::max<unsigned>(header.num_buffers.host(), 1);
+        piece = piece.subspan(sizeof header);
+        pieces_.clear();
+      }
+      pieces_.push_back(piece);
+      if (--left_ > 0) continue;
+      ++frames;
+      each(std::span<const std::span<const std::byte>>{pieces_});
+    }
+    return frames;
+  }
+  void refill() {
+    while (driver_.room()) {
+      const Segment segment{buffers_ + driver_.next_place() * std::uint64_t{rx_buffer}, rx_buffer,
+                            true};
+      driver_.add({&segment, 1});
+    }
+    if (driver_.publish()) driver_.kick();
+  }
+  [[nodiscard]] bool broken() const { return driver_.broken(); }
+
+ private:
+  SocketGuest& guest_;
+  Driver driver_;
+  const std::uint64_t buffers_;
+  unsigned left_ = 0;  // buffers of the frame that is being received
+  std::vector<std::span<const std::byte>> pieces_;
+};
+
+}  // namespace millrace::bench
