@@ -11,6 +11,7 @@
 
 #include "base/error.hpp"
 #include "virtio/features.hpp"
+#include "virtio/inflight.hpp"
 
 namespace millrace::vmm {
 
@@ -254,9 +255,10 @@ Result<void> BackendConnection::reset() {
 }
 
 // Written through the descriptor and not through a mapping, which its maker could take away.
-void clear_part(const InflightMemory& memory, unsigned vring) {
-  if (!memory.fd.valid() || memory.shape.queues == 0 || vring >= memory.shape.queues) return;
-  const std::uint64_t part = memory.shape.size / memory.shape.queues;
+void clear_part(const InflightMemory& memory, unsigned vring, bool packed) {
+  if (!memory.fd.valid() || vring >= memory.shape.queues) return;
+  const std::uint64_t part = virtio::InflightRegion::size_for(1, memory.shape.queue_size, packed);
+  if (part > memory.shape.size / memory.shape.queues) return;  // a layout that nobody knows
   static constexpr std::array<std::byte, 4096> zeros{};
   for (std::uint64_t done = 0; done < part;) {
     const auto count = std::min<std::uint64_t>(part - done, zeros.size());

@@ -98,7 +98,8 @@ class BackendConnection {
   std::size_t config_size_ = 0;
 };
 
-// The queue's part of the region becomes as new: the driver begins it anew.
-void clear_part(const InflightMemory& memory, unsigned vring);
+// The queue's part of the region becomes as new: the driver begins it anew. What a back-end keeps
+// behind the queues' parts stays. `packed`: RING_PACKED was negotiated.
+void clear_part(const InflightMemory& memory, unsigned vring, bool packed);
 
 }  // namespace millrace::vmm

@@ -112,7 +112,7 @@ base::Result<void> take_step(BackendConnection& connection, std::uint8_t step, c
     case 2:
       return connection.share_inflight(inflight, 2, 64);
     case 3:
-      clear_part(inflight, step / 12 % 3u);
+      clear_part(inflight, step / 12 % 3u, step % 2 != 0);
       return {};
     case 4:
       return connection.start({.vring = 1,

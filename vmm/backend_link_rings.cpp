@@ -113,7 +113,7 @@ void BackendLink::apply_queue_stops(const Wanted& wanted) {
       if (!ok) disconnect(ok.error().message);
     }
     if (connection_ == nullptr && !let_go()) continue;
-    clear_part(inflight_, vring);
+    clear_part(inflight_, vring, (wanted.features & virtio::feature::ring_packed) != 0);
     begun_[i] = false;
     {
       const std::lock_guard lock{mutex_};

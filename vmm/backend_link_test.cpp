@@ -125,18 +125,10 @@ TEST_F(Link, StartsAndStopsInGoodOrder) {
   using enum Request;
   const std::vector<Request> ring{set_vring_num,  set_vring_base, set_vring_addr,  set_vring_err,
                                   set_vring_call, set_vring_kick, set_vring_enable};
-  std::vector<Request> expected{get_features,
-                                set_owner,
-                                get_protocol_features,
-                                set_protocol_features,
-                                get_queue_num,
-                                get_max_mem_slots,
-                                set_backend_req_fd,
-                                get_config,
-                                set_features,
-                                add_mem_reg,
-                                get_inflight_fd,
-                                set_inflight_fd};
+  std::vector<Request> expected{get_features,          set_owner,       get_protocol_features,
+                                set_protocol_features, get_queue_num,   get_max_mem_slots,
+                                set_backend_req_fd,    get_config,      set_features,
+                                add_mem_reg,           get_inflight_fd, set_inflight_fd};
   expected.insert(expected.end(), ring.begin(), ring.end());
   expected.insert(expected.end(), ring.begin(), ring.end());
   expected.insert(expected.end(), {set_status, get_vring_base, get_vring_base, set_status});

@@ -74,7 +74,8 @@ TEST(ManagedRam, IsNoMemoryForTheKernelThatBoots) {
 }
 
 TEST(ManagedRam, SizesThatCannotBe) {
-  for (const std::uint64_t size : {std::uint64_t{0}, 2 * mebibyte, 129 * mebibyte, ~0ull << 30}) {
+  for (const std::uint64_t size : {std::uint64_t{0}, std::uint64_t{2 * mebibyte},
+                                   std::uint64_t{129 * mebibyte}, ~std::uint64_t{0} << 30}) {
     const auto made = GuestRam::make({.bytes = 256 * mebibyte, .managed = {size}});
     ASSERT_FALSE(made) << size;
     EXPECT_NE(made.error().message.find("a multiple of 128 MiB"), std::string::npos);

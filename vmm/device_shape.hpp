@@ -21,8 +21,8 @@ enum class DeviceKind { net, blk, rng, console, balloon, mem };
 // What a back-end said when it was connected to.
 struct BackendOffer {
   std::uint64_t features = 0, protocol = 0;
-  std::uint64_t queues = 0;       // GET_QUEUE_NUM: virtqueues, or pairs; 0: not said
-  std::vector<std::byte> config;  // empty: it has none to give
+  std::uint64_t queues = 0;        // GET_QUEUE_NUM: virtqueues, or pairs; 0: not said
+  std::vector<std::byte> config;   // empty: it has none to give
   std::uint64_t memory_slots = 8;  // regions of guest memory that it takes; 8: not asked for
 };
 

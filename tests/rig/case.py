@@ -21,6 +21,24 @@ class SystemTest(unittest.TestCase):
         """Enters a context manager for the rest of the test."""
         return self.enterContext(thing)
 
+    def _callTestMethod(self, method):
+        """In the virtual host a processor of a guest is emulated twice over, and once in many hours
+        such a one shuts down by itself. A test that saw that runs once more, and says so."""
+        try:
+            return super()._callTestMethod(method)
+        except Exception:  # whatever the test made of its guest's end
+            if not os.environ.get("MILLRACE_VIRTUAL_HOST") or not self._processor_shut_down():
+                raise
+        self.report("a guest's emulated processor shut down (triple fault): once more")
+        self.doCleanups()
+        self.setUp()
+        return super()._callTestMethod(method)
+
+    def _processor_shut_down(self):
+        """millrace-vmm says so in its log; no test of ours asks a guest for it."""
+        logs = glob.glob(f"{self.work.path}/*.log")
+        return any("shut down by a triple fault" in tail(log, 1000) for log in logs)
+
     def _show_logs(self):
         result = self._outcome.result
         if any(test is self for test, _ in result.errors + result.failures):
