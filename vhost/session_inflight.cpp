@@ -40,13 +40,6 @@ base::Result<base::Fd> make_memory(std::uint64_t size) {
   return fd;
 }
 
-// A guest may choose a larger ring than its front-end asks room for: QEMU asks for its device's
-// queue-size and lets the guest have up to this many entries.
-std::uint32_t room_for(const wire::Inflight& asked) {
-  constexpr std::uint32_t ring_of_qemu = 1024;
-  return std::max<std::uint32_t>(asked.queue_size, ring_of_qemu);
-}
-
 // With the tail padding of the C structure or without.
 wire::Inflight inflight_of(const Message& message) {
   wire::Inflight asked{};
@@ -60,7 +53,8 @@ Session::Handled Session::get_inflight_fd(Message& message) {
   auto asked = inflight_of(message);
   if (const auto ok = check_shape(asked, rings_.size()); !ok) return base::Unexpected{ok.error()};
   const bool packed = (features_ & virtio::feature::ring_packed) != 0;
-  asked.size = virtio::InflightRegion::size_for(asked.queues, room_for(asked), packed);
+  const auto room = virtio::InflightRegion::room_for(asked.queue_size);
+  asked.size = virtio::InflightRegion::size_for(asked.queues, room, packed);
   if (asked.size == 0) return base::fail("no region has that shape");
   if (device_.keeps_state()) asked.size += virtio::KeptArea::size;  // behind the queues' parts
   asked.offset = 0;
@@ -81,7 +75,7 @@ Session::Handled Session::set_inflight_fd(Message& message) {
                       std::to_string(needed) + " are needed");
   }
   // One that we made has the room; another's is laid out for what was asked.
-  const auto room = room_for(asked);
+  const auto room = virtio::InflightRegion::room_for(asked.queue_size);
   const auto plain = virtio::InflightRegion::size_for(asked.queues, room, packed);
   const bool keeps = device_.keeps_state() && asked.size == plain + virtio::KeptArea::size;
   const bool ours = asked.size == plain || keeps;

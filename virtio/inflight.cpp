@@ -1,5 +1,7 @@
 #include "virtio/inflight.hpp"
 
+#include <algorithm>
+
 #include "virtio/limits.hpp"
 
 namespace millrace::virtio {
@@ -21,6 +23,11 @@ std::uint64_t InflightRegion::size_for(std::uint32_t queues, std::uint32_t queue
   if (queues == 0 || queues > queues_max) return 0;
   if (queue_size < limits::queue_size_min || queue_size > limits::queue_size_max) return 0;
   return queues * stride_of(queue_size, packed);
+}
+
+std::uint32_t InflightRegion::room_for(std::uint32_t queue_size) noexcept {
+  constexpr std::uint32_t ring_of_qemu = 1024;
+  return std::max(queue_size, ring_of_qemu);
 }
 
 base::Result<std::shared_ptr<InflightRegion>> InflightRegion::attach(

@@ -19,6 +19,10 @@ class InflightRegion {
   // (GET_INFLIGHT_FD answers it). New memory of that size must be zero.
   [[nodiscard]] static std::uint64_t size_for(std::uint32_t queues, std::uint32_t queue_size,
                                               bool packed) noexcept;
+  // The size of ring that a region of ours has room for, where its front-end asked for
+  // `queue_size`: QEMU asks for its device's queue-size and lets the guest have up to this many
+  // entries.
+  [[nodiscard]] static std::uint32_t room_for(std::uint32_t queue_size) noexcept;
   // Takes over the region at `offset` of `mapping`. One line of error where it does not fit.
   static base::Result<std::shared_ptr<InflightRegion>> attach(
       std::shared_ptr<const base::Mapping> mapping, std::uint64_t offset, std::uint32_t queues,

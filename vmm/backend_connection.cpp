@@ -12,6 +12,7 @@
 #include "base/error.hpp"
 #include "virtio/features.hpp"
 #include "virtio/inflight.hpp"
+#include "virtio/kept_area.hpp"
 
 namespace millrace::vmm {
 
@@ -257,12 +258,16 @@ Result<void> BackendConnection::reset() {
 // Written through the descriptor and not through a mapping, which its maker could take away.
 void clear_part(const InflightMemory& memory, unsigned vring, bool packed) {
   if (!memory.fd.valid() || vring >= memory.shape.queues) return;
-  const std::uint64_t part = virtio::InflightRegion::size_for(1, memory.shape.queue_size, packed);
-  if (part > memory.shape.size / memory.shape.queues) return;  // a layout that nobody knows
+  const auto& shape = memory.shape;
+  // The daemon's own layout, with its record behind or without; else all of it is the queues'.
+  const auto room = virtio::InflightRegion::room_for(shape.queue_size);
+  const auto plain = virtio::InflightRegion::size_for(shape.queues, room, packed);
+  const bool keeps = shape.size == plain + virtio::KeptArea::size;
+  const std::uint64_t part = (keeps ? plain : shape.size) / shape.queues;
   static constexpr std::array<std::byte, 4096> zeros{};
   for (std::uint64_t done = 0; done < part;) {
     const auto count = std::min<std::uint64_t>(part - done, zeros.size());
-    const auto at = memory.shape.offset + vring * part + done;
+    const auto at = shape.offset + vring * part + done;
     const auto wrote = ::pwrite(memory.fd.get(), zeros.data(), count, static_cast<off_t>(at));
     if (wrote <= 0) return;
     done += static_cast<std::uint64_t>(wrote);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "virtio/inflight.hpp"
+#include "virtio/kept_area.hpp"
 #include "vmm/backend_link.hpp"
 #include "vmm/testing/pci_driver.hpp"
 #include "vmm/testing/scripted_backend.hpp"
@@ -160,20 +161,23 @@ TEST_F(BackendMemory, ADeviceThatGoesKeepsNobodyWaiting) {
 // A back-end may keep more behind the queues' parts, so that they are smaller than their share.
 TEST(BackendInflight, AQueueIsMadeNewAndNothingElse) {
   for (const bool packed : {false, true}) {
-    const auto part = virtio::InflightRegion::size_for(1, 64, packed);
-    const auto kept = std::uint64_t{8192}, size = 3 * part + kept;
-    const std::vector<std::byte> before(size, std::byte{0xff});
-    InflightMemory memory{};
-    memory.fd = base::Fd{::memfd_create("inflight", MFD_CLOEXEC)};
-    memory.shape = {.size = size, .offset = 0, .queues = 3, .queue_size = 64, .padding = 0};
-    ASSERT_EQ(::pwrite(memory.fd.get(), before.data(), size, 0), static_cast<ssize_t>(size));
-    clear_part(memory, 1, packed);
-    clear_part(memory, 3, packed);
-    auto now = before;
-    ASSERT_EQ(::pread(memory.fd.get(), now.data(), size, 0), static_cast<ssize_t>(size));
-    auto wanted = before;
-    std::fill_n(wanted.begin() + static_cast<std::ptrdiff_t>(part), part, std::byte{0});
-    EXPECT_EQ(now, wanted);
+    for (const std::uint64_t kept : {std::uint64_t{0}, virtio::KeptArea::size}) {
+      const auto room = virtio::InflightRegion::room_for(64);
+      const auto part = virtio::InflightRegion::size_for(1, room, packed);
+      const auto size = 3 * part + kept;
+      const std::vector<std::byte> before(size, std::byte{0xff});
+      InflightMemory memory{};
+      memory.fd = base::Fd{::memfd_create("inflight", MFD_CLOEXEC)};
+      memory.shape = {.size = size, .offset = 0, .queues = 3, .queue_size = 64, .padding = 0};
+      ASSERT_EQ(::pwrite(memory.fd.get(), before.data(), size, 0), static_cast<ssize_t>(size));
+      clear_part(memory, 1, packed);
+      clear_part(memory, 3, packed);
+      auto now = before;
+      ASSERT_EQ(::pread(memory.fd.get(), now.data(), size, 0), static_cast<ssize_t>(size));
+      auto wanted = before;
+      std::fill_n(wanted.begin() + static_cast<std::ptrdiff_t>(part), part, std::byte{0});
+      EXPECT_EQ(now, wanted);
+    }
   }
 }
 

@@ -337,11 +337,11 @@ class Devices(SystemTest):
     def test_queues_are_reset_one_by_one(self):
         """A guest that changes the length of its rings resets each queue and starts it anew, while
         the device goes on."""
-        a, b = self.pair(ring_reset=True)
+        a, b = self.pair(ring_reset=True, control_queue=True)
         for length in (64, 128, 32):
             a.must(f"ethtool -G {a.nic} rx {length} tx {length}")
-            self.assertEqual({queue["size"] for queue in self.port("net-a")["virtqueues"]
-                              if queue["enabled"]}, {length})
+            self.assertEqual({queue["size"] for queue in self.port("net-a")["virtqueues"][:2]},
+                             {length})
             self.assertGreaterEqual(scenes.ping(a, IPS[1]), 3)
             self.checked_transfer(a, b, IPS[0], 2)
         self.assertEqual([a.stop(), b.stop()], [POWERED_OFF] * 2)
