@@ -37,10 +37,13 @@ class SystemTest(unittest.TestCase):
         return super()._callTestMethod(method)
 
     def _emulation_failed(self, error):
-        """What is seen of it; no test of ours asks a guest for either."""
+        """What is seen of it; no test of ours asks a guest for any of it."""
         logs = glob.glob(f"{self.work.path}/*.log")
         if any("shut down by a triple fault" in tail(log, 1000) for log in logs):
             return "a guest's emulated processor shut down (triple fault)"
+        consoles = glob.glob(f"{self.work.path}/*.console")
+        if any("soft lockup - CPU" in tail(console, 1000) for console in consoles):
+            return "a guest's emulated processor stood still (soft lockup)"
         if isinstance(error, RigError) and "in vain for the guest's first program" in str(error):
             return "a guest's kernel did not come up"
         return None
