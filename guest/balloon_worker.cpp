@@ -16,11 +16,7 @@ constexpr std::uint64_t number_size = 4;  // bytes of a page's number
 BalloonWorker::BalloonWorker(std::unique_ptr<virtio::Queue> queue, BalloonQueue kind,
                              Reclaimer& reclaimer, BalloonCounters& counters,
                              ReclaimCounters& reclaimed)
-    : QueueWorker{std::move(queue)},
-      kind_{kind},
-      reclaimer_{reclaimer},
-      counters_{counters},
-      chain_{std::make_unique<virtio::Chain>()} {
+    : ReclaimWorker{std::move(queue), reclaimer}, kind_{kind}, counters_{counters} {
   job_.chain = chain_.get();
   job_.numbers = kind != BalloonQueue::report;
   job_.counters = &reclaimed;
@@ -29,17 +25,6 @@ BalloonWorker::BalloonWorker(std::unique_ptr<virtio::Queue> queue, BalloonQueue 
 
 BalloonWorker::~BalloonWorker() {
   if (kind_ != BalloonQueue::deflate) reclaimer_.remove(job_);
-}
-
-void BalloonWorker::attached(base::Reactor& reactor) noexcept {
-  reactor_ = &reactor;
-  job_.reactor = &reactor;
-  disarm();
-}
-
-void BalloonWorker::detached(base::Reactor& reactor) noexcept {
-  CHECK(&reactor == reactor_ && is_idle());
-  reactor_ = nullptr;
 }
 
 bool BalloonWorker::poll() noexcept {
@@ -60,7 +45,7 @@ bool BalloonWorker::poll() noexcept {
       }
       if (took != Take::chain || queue().fault() != Fault::none) break;
       moved = true;
-      if (kind_ != BalloonQueue::deflate) return ask();
+      if (kind_ != BalloonQueue::deflate) return count_and_ask();
       // The pages are the guest's again already: a touch brings them back.
       counters_.bytes.add(chain_->readable_bytes() / number_size * virtio::wire::balloon_page_size);
       ring.give(chain_->ticket(), 0);
@@ -78,30 +63,11 @@ bool BalloonWorker::is_sound() const noexcept {
          chain_->readable_bytes() <= Reclaimer::numbers_max * number_size;
 }
 
-void BalloonWorker::ask() noexcept {
+void BalloonWorker::count_and_ask() noexcept {
   counters_.bytes.add(kind_ == BalloonQueue::report ? chain_->writable_bytes()
                                                     : chain_->readable_bytes() / number_size *
                                                           virtio::wire::balloon_page_size);
-  job_.memory = &queue().memory();
-  reclaimer_.ask(job_);
-}
-
-bool BalloonWorker::arm() noexcept {
-  switch (job_.state.load(std::memory_order_acquire)) {
-    case ReclaimJob::State::asked:
-      return false;  // it wakes us
-    case ReclaimJob::State::done:
-      return true;
-    case ReclaimJob::State::idle:
-      break;
-  }
-  if (!takes()) return false;
-  return queue().with_ring([](auto& ring) { return ring.arm(); });
-}
-
-void BalloonWorker::disarm() noexcept {
-  if (queue().fault() != Fault::none) return;
-  queue().with_ring([](auto& ring) { ring.disarm(); });
+  ask();
 }
 
 }  // namespace millrace::guest

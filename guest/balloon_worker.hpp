@@ -5,9 +5,7 @@
 #include <memory>
 
 #include "base/counter.hpp"
-#include "guest/reclaimer.hpp"
-#include "virtio/chain.hpp"
-#include "virtio/queue.hpp"
+#include "guest/reclaim_worker.hpp"
 
 namespace millrace::guest {
 
@@ -18,7 +16,7 @@ struct BalloonCounters {
   base::Counter bytes;  // of pages that were named
 };
 
-class BalloonWorker final : public virtio::QueueWorker {
+class BalloonWorker final : public ReclaimWorker {
  public:
   static constexpr unsigned chains_a_visit = 64;
 
@@ -28,32 +26,13 @@ class BalloonWorker final : public virtio::QueueWorker {
   ~BalloonWorker() override;
 
   bool poll() noexcept override;
-  bool arm() noexcept override;
-  void disarm() noexcept override;
-  void attached(base::Reactor& reactor) noexcept override;
-  void enabled_changed(bool) noexcept override {}
-  void quiesce() noexcept override { quiescing_ = true; }
-  [[nodiscard]] bool drained() noexcept override { return is_idle(); }
-  [[nodiscard]] bool memory_released() noexcept override { return is_idle(); }
-  void detached(base::Reactor& reactor) noexcept override;
 
  private:
-  [[nodiscard]] bool takes() const noexcept {
-    return !quiescing_ && queue().enabled() && queue().fault() == virtio::Fault::none;
-  }
-  [[nodiscard]] bool is_idle() const noexcept {
-    return job_.state.load(std::memory_order_acquire) == ReclaimJob::State::idle;
-  }
   [[nodiscard]] bool is_sound() const noexcept;
-  void ask() noexcept;
+  void count_and_ask() noexcept;
 
   const BalloonQueue kind_;
-  Reclaimer& reclaimer_;
   BalloonCounters& counters_;
-  std::unique_ptr<virtio::Chain> chain_;
-  ReclaimJob job_;
-  bool quiescing_ = false;
-  base::Reactor* reactor_ = nullptr;
 };
 
 }  // namespace millrace::guest

@@ -8,27 +8,13 @@ using virtio::Fault;
 using virtio::Take;
 
 MemWorker::MemWorker(std::unique_ptr<virtio::Queue> queue, MemState& state, Reclaimer& reclaimer)
-    : QueueWorker{std::move(queue)},
-      state_{state},
-      reclaimer_{reclaimer},
-      chain_{std::make_unique<virtio::Chain>()} {
+    : ReclaimWorker{std::move(queue), reclaimer}, state_{state} {
   job_.task = this;
   reclaimer_.add(job_);
 }
 
 MemWorker::~MemWorker() {
   reclaimer_.remove(job_);
-}
-
-void MemWorker::attached(base::Reactor& reactor) noexcept {
-  reactor_ = &reactor;
-  job_.reactor = &reactor;
-  disarm();
-}
-
-void MemWorker::detached(base::Reactor& reactor) noexcept {
-  CHECK(&reactor == reactor_ && is_idle());
-  reactor_ = nullptr;
 }
 
 bool MemWorker::poll() noexcept {
@@ -48,8 +34,7 @@ bool MemWorker::poll() noexcept {
     if (took != Take::chain) return;
     moved = true;
     if (!fetch()) return queue().poison(Fault::request_malformed, reactor_->calls());
-    job_.memory = &queue().memory();
-    reclaimer_.ask(job_);
+    ask();
   });
   queue().check_memory(reactor_->calls());
   if (moved) queue().publish_and_call(reactor_->calls());
@@ -79,24 +64,6 @@ bool MemWorker::step(Reclaimer& reclaimer) {
   const auto response = state_.step(request_, *job_.memory, reclaimer);
   if (response) response_ = *response;
   return response.has_value();
-}
-
-bool MemWorker::arm() noexcept {
-  switch (job_.state.load(std::memory_order_acquire)) {
-    case ReclaimJob::State::asked:
-      return false;  // it wakes us
-    case ReclaimJob::State::done:
-      return true;
-    case ReclaimJob::State::idle:
-      break;
-  }
-  if (!takes()) return false;
-  return queue().with_ring([](auto& ring) { return ring.arm(); });
-}
-
-void MemWorker::disarm() noexcept {
-  if (queue().fault() != Fault::none) return;
-  queue().with_ring([](auto& ring) { ring.disarm(); });
 }
 
 }  // namespace millrace::guest

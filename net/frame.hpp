@@ -61,17 +61,6 @@ class Frame {
     return done;
   }
 
-  // Copies all that is left to where it has room.
-  void read_rest(std::byte* out) noexcept {
-    if (current_.data() == packet_.header.data()) [[likely]] {
-      copy_header(out, current_.data(), current_.size());  // from its first byte: nothing was read
-      out += current_.size();
-      left_ -= current_.size();
-      current_ = {};
-    }
-    read({out, left_});
-  }
-
   // Back to the first byte.
   void rewind() noexcept {
     left_ = packet_.length;

@@ -246,13 +246,6 @@ void RxPort::put_header(const Header& header) noexcept {
 }
 
 std::uint32_t RxPort::fill(const virtio::Chain& chain, std::size_t reserve, Frame& frame) noexcept {
-  const virtio::Segment& front = chain.writable().front();
-  if (front.size >= reserve + frame.left()) [[likely]] {
-    const auto bytes = static_cast<std::uint32_t>(reserve + frame.left());
-    frame.read_rest(front.data + reserve);
-    if (queue().logging() && reserve == 0) log(chain.writable(), bytes);
-    return bytes;
-  }
   std::uint32_t bytes = static_cast<std::uint32_t>(reserve);
   std::size_t skip = reserve;
   for (const virtio::Segment& segment : chain.writable()) {
