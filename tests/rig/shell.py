@@ -29,7 +29,7 @@ class GuestShell:
             self._agent.close()
             self._agent = None
 
-    def wait_ready(self, timeout=300):
+    def wait_ready(self, timeout=200):
         """Waits until a (new) boot has reached its shell."""
         begun = time.monotonic()
         while True:
@@ -78,7 +78,7 @@ class GuestShell:
         with open(self.path("console"), errors="replace") as file:
             return file.read()
 
-    def reboot(self, timeout=300):
+    def reboot(self, timeout=200):
         """The guest's own, orderly reboot."""
         self.send("sync; reboot -f")
         return self.wait_ready(timeout)
