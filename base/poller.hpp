@@ -25,6 +25,14 @@ class Poller {
   // The longest sleep, in nanoseconds, that this source allows once armed. A source without a
   // descriptor to wait on states a bound.
   [[nodiscard]] virtual std::uint64_t sleep_ns_max() const noexcept { return sleep_for_ever; }
+  // Whether a visit may come late (by less than a millisecond with a thousand others beside it).
+  // Not while something is under way here that poll() has to end; a source for which that begins
+  // outside of poll() calls Reactor::stir.
+  [[nodiscard]] virtual bool may_rest() const noexcept { return false; }
+
+ private:
+  friend class Reactor;
+  std::uint64_t worked_at_ = 0;  // TSC of the round in which poll() last found work
 };
 
 }  // namespace millrace::base

@@ -22,6 +22,12 @@ namespace {
 
 constexpr std::size_t commands_a_round_max = 64;  // so that control cannot starve the queues
 
+// How many resting pollers a round looks at: after one with work, one for so many cycles that it
+// took (a look at an idle queue of many costs some sixty); after one without work, a few more.
+constexpr std::uint64_t cycles_a_resting_visit = 1024;
+constexpr unsigned resting_visits_busy_max = 32, resting_visits_idle = 32;
+constexpr unsigned resting_visits_all = ~0u;
+
 // Adds one to an eventfd of our own, which nobody else can saturate or make blocking.
 void ring_bell(int eventfd) noexcept {
   const std::uint64_t one = 1;
@@ -85,7 +91,10 @@ Result<std::unique_ptr<Reactor>> Reactor::make(const ReactorConfig& config) {
   auto calls = CallSignal::make();
   if (!calls) return Unexpected{calls.error()};
   reactor->calls_ = *std::move(calls);
-  reactor->pollers_.reserve(pollers_max);
+  // Twice: with a slot for each that was emptied in a round.
+  reactor->pollers_.reserve(2 * pollers_max);
+  reactor->resting_.reserve(2 * pollers_max);
+  reactor->rest_cycles_ = ns_to_cycles(rest_after_ns);
   reactor->spin_cycles_ = ns_to_cycles(config.spin_ns);
   return reactor;
 }
@@ -129,16 +138,29 @@ Command* Reactor::take_done() noexcept {
 }
 
 void Reactor::add(Poller& poller) noexcept {
-  CHECK(pollers_.size() < pollers_max);
+  CHECK(pollers_.size() + resting_.size() < pollers_max);
+  poller.worked_at_ = round_cycles_;
   pollers_.push_back(&poller);
 }
 
 void Reactor::remove(Poller& poller) noexcept {
   // The slot is emptied and not closed: a round may be walking over it.
-  const auto found = std::find(pollers_.begin(), pollers_.end(), &poller);
-  CHECK(found != pollers_.end());
+  auto found = std::find(pollers_.begin(), pollers_.end(), &poller);
+  if (found == pollers_.end()) {
+    found = std::find(resting_.begin(), resting_.end(), &poller);
+    CHECK(found != resting_.end());
+  }
   *found = nullptr;
   removed_ = true;
+}
+
+void Reactor::stir(Poller& poller) noexcept {
+  const auto found = std::find(resting_.begin(), resting_.end(), &poller);
+  if (found == resting_.end()) return;
+  *found = nullptr;
+  removed_ = true;
+  poller.worked_at_ = round_cycles_;
+  pollers_.push_back(&poller);
 }
 
 bool Reactor::watch_for(int fd, std::uint32_t events) noexcept {
@@ -190,14 +212,49 @@ bool Reactor::poll_all() noexcept {
   bool busy = false;
   // By index: a poller may add another.
   for (std::size_t i = 0; i < pollers_.size(); ++i) {
-    if (auto* poller = pollers_[i]) busy |= poller->poll();
+    auto* poller = pollers_[i];
+    if (poller == nullptr || !poller->poll()) continue;
+    busy = true;
+    // One that took itself off may be gone.
+    if (pollers_[i] == poller) poller->worked_at_ = round_cycles_;
   }
+  if (!resting_.empty()) busy |= poll_resting();
+  put_to_rest();
   if (removed_) drop_removed();
   return busy;
 }
 
+// Goes on where the last round stopped. One that found work is at work again.
+bool Reactor::poll_resting() noexcept {
+  bool busy = false;
+  const std::size_t visits = std::min<std::size_t>(resting_visits_, resting_.size());
+  for (std::size_t n = 0; n < visits; ++n) {
+    if (next_resting_ >= resting_.size()) next_resting_ = 0;
+    const std::size_t at = next_resting_++;
+    auto* poller = resting_[at];
+    if (poller == nullptr || !poller->poll()) continue;
+    busy = true;
+    if (resting_[at] == poller) stir(*poller);
+  }
+  return busy;
+}
+
+// Looks at one poller a round.
+void Reactor::put_to_rest() noexcept {
+  if (++next_to_rest_ >= pollers_.size()) next_to_rest_ = 0;
+  if (pollers_.empty()) return;
+  auto*& poller = pollers_[next_to_rest_];
+  if (poller == nullptr || round_cycles_ - poller->worked_at_ < rest_cycles_) return;
+  if (!poller->may_rest()) return;
+  resting_.push_back(poller);
+  poller = nullptr;
+  removed_ = true;
+}
+
 void Reactor::drop_removed() noexcept {
-  pollers_.erase(std::remove(pollers_.begin(), pollers_.end(), nullptr), pollers_.end());
+  for (auto* list : {&pollers_, &resting_}) {
+    list->erase(std::remove(list->begin(), list->end(), nullptr), list->end());
+  }
   removed_ = false;
 }
 
@@ -215,6 +272,12 @@ void Reactor::account(std::uint64_t round_end, bool busy) noexcept {
     counters_.busy_cycles.add(spent);
   }
   if (spent > counters_.longest_round_cycles.get()) counters_.longest_round_cycles.set(spent);
+  resting_visits_ = resting_visits_idle;
+  if (busy) {
+    const auto earned = 1 + spent / cycles_a_resting_visit;
+    resting_visits_ =
+        static_cast<unsigned>(std::min<std::uint64_t>(earned, resting_visits_busy_max));
+  }
 }
 
 // `sleeping_` is said before the pollers are armed and not after: arm() looks into links that other
@@ -235,19 +298,24 @@ void Reactor::sleep_until_work() noexcept {
   }
   sleeping_.store(false, std::memory_order_relaxed);
   disarm_all();
+  resting_visits_ = resting_visits_all;  // whoever woke us, or was found, is one of all
   // `idle_since_` stays when it slept: a wake that brings no work costs one round, not a spin.
 }
 
 bool Reactor::arm_all(std::uint64_t& sleep_ns) noexcept {
-  for (auto* poller : pollers_) {
-    if (poller->arm()) return true;
-    sleep_ns = std::min(sleep_ns, poller->sleep_ns_max());
+  for (const auto* list : {&pollers_, &resting_}) {
+    for (auto* poller : *list) {
+      if (poller->arm()) return true;
+      sleep_ns = std::min(sleep_ns, poller->sleep_ns_max());
+    }
   }
   return false;
 }
 
 void Reactor::disarm_all() noexcept {
-  for (auto* poller : pollers_) poller->disarm();
+  for (const auto* list : {&pollers_, &resting_}) {
+    for (auto* poller : *list) poller->disarm();
+  }
 }
 
 void Reactor::wait(std::uint64_t sleep_ns) noexcept {

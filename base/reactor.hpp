@@ -48,6 +48,7 @@ class Reactor {
 
  public:
   static constexpr std::size_t mailbox_size = 1024, pollers_max = 8192;
+  static constexpr std::uint64_t rest_after_ns = 1'000'000;  // without work
 
   // Control thread. Fails where the core is not this process's or the kernel refuses AIO poll.
   static Result<std::unique_ptr<Reactor>> make(const ReactorConfig& config);
@@ -75,6 +76,8 @@ class Reactor {
   // again, not even in the round that goes on.
   void add(Poller& poller) noexcept;
   void remove(Poller& poller) noexcept;
+  // A source that may be resting is not to rest from now on: its may_rest() changed.
+  void stir(Poller& poller) noexcept;
   // Wakes this reactor from sleep when `fd` becomes readable. Edge triggered, and the descriptor is
   // never read: a tenant may own it. Returns false when the kernel refuses it.
   // The caller unwatches before it closes: the tenant's copy would keep the watch alive.
@@ -100,6 +103,8 @@ class Reactor {
   void run() noexcept;
   bool drain_mailbox() noexcept;
   bool poll_all() noexcept;
+  bool poll_resting() noexcept;
+  void put_to_rest() noexcept;
   void notify_done() noexcept;
   void account(std::uint64_t round_end, bool busy) noexcept;
   void sleep_until_work() noexcept;
@@ -120,7 +125,11 @@ class Reactor {
   std::size_t posted_ = 0;  // commands handed over and not taken back; control's
 
   // The reactor's own, written every round.
-  alignas(line) std::vector<Poller*> pollers_;  // null: removed in this round
+  alignas(line) std::vector<Poller*> pollers_;  // null: removed in this round, or resting now
+  std::vector<Poller*> resting_;                // null: removed in this round, or at work again
+  std::size_t next_to_rest_ = 0, next_resting_ = 0;
+  std::uint64_t rest_cycles_ = 0;
+  unsigned resting_visits_ = 0;  // in the next round
   bool removed_ = false, done_unsaid_ = false;
   std::uint64_t round_cycles_ = 0, idle_since_ = 0;
   ReactorCounters counters_;

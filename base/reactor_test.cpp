@@ -300,6 +300,132 @@ TEST_F(ReactorTest, ALevelWatchWakesItUntilSomebodyDrains) {
   reactor_->stop();
 }
 
+// A thousand sources that may rest, beside one with work in every round and one without that may
+// not.
+class RestingTest : public ReactorTest {
+ protected:
+  struct Idle final : CountingPoller {
+    [[nodiscard]] bool may_rest() const noexcept override { return rests; }
+    std::atomic<bool> rests{true};
+  };
+  struct Always final : Poller {
+    bool poll() noexcept override {
+      const auto begin = cycles();
+      while (cycles() - begin < 2'000) continue;
+      return true;
+    }
+    bool arm() noexcept override { return true; }
+    void disarm() noexcept override {}
+  };
+  static constexpr std::size_t idle_count = 1000;
+
+  void begin(IdleMode mode, bool with_work) {
+    make(mode);
+    reactor_->start();
+    on_reactor([&](Reactor& reactor) {
+      if (with_work) reactor.add(always_);
+      for (auto& poller : idle_) reactor.add(poller);
+      reactor.add(restless_);
+      return Progress::done;
+    });
+  }
+  // Every idle one has come to rest: in so many rounds none was visited nearly as often as the one
+  // that may not.
+  void await_rest() {
+    for (;;) {
+      std::vector<std::uint64_t> before;
+      for (auto& poller : idle_) before.push_back(poller.polls.load());
+      const auto rounds = restless_.polls.load();
+      spin_until([&] { return restless_.polls.load() >= rounds + 1000; });
+      std::uint64_t most = 0;
+      for (std::size_t i = 0; i < idle_count; ++i) {
+        most = std::max(most, idle_[i].polls.load() - before[i]);
+      }
+      if (most < (restless_.polls.load() - rounds) / 2) return;
+    }
+  }
+  void take_off() {
+    on_reactor([&](Reactor& reactor) {
+      for (auto& poller : idle_) reactor.remove(poller);
+      return Progress::done;
+    });
+  }
+  std::array<Idle, idle_count> idle_;
+  CountingPoller restless_;
+  Always always_;
+};
+
+TEST_F(RestingTest, IdleSourcesAreLookedAtNowAndThen) {
+  begin(IdleMode::adaptive, true);
+  await_rest();
+  std::uint64_t before = 0, after = 0;
+  for (auto& poller : idle_) before += poller.polls.load();
+  const auto rounds = restless_.polls.load();
+  spin_until([&] { return restless_.polls.load() >= rounds + 2000; });
+  const auto passed = restless_.polls.load() - rounds;
+  for (auto& poller : idle_) after += poller.polls.load();
+  EXPECT_GT(after - before, passed / 2) << "nobody looks at them";
+  EXPECT_LT(after - before, passed * idle_count / 10) << "they do not rest";
+  // Each is found all the same.
+  for (std::size_t i = 0; i < idle_count; i += 37) {
+    idle_[i].pushed.store(1);
+    spin_until([&] { return idle_[i].taken.load() == 1; });
+  }
+  take_off();
+  const auto polls = idle_[0].polls.load();
+  on_reactor([](Reactor&) { return Progress::done; });
+  EXPECT_EQ(idle_[0].polls.load(), polls);
+  reactor_->stop();
+}
+
+TEST_F(RestingTest, WorkBringsThemBackToEveryRound) {
+  begin(IdleMode::adaptive, true);
+  await_rest();
+  idle_[5].rests.store(false);
+  idle_[5].pushed.store(1);
+  spin_until([&] { return idle_[5].taken.load() == 1; });
+  on_reactor([&](Reactor& reactor) {
+    idle_[6].rests.store(false);
+    reactor.stir(idle_[6]);
+    return Progress::done;
+  });
+  const auto rounds = restless_.polls.load();
+  const auto fifth = idle_[5].polls.load(), sixth = idle_[6].polls.load();
+  spin_until([&] { return restless_.polls.load() >= rounds + 1000; });
+  // A poll that goes on while one looks is one of the other.
+  EXPECT_GE(idle_[5].polls.load() - fifth + 1, 999u);
+  EXPECT_GE(idle_[6].polls.load() - sixth + 1, 999u);
+  reactor_->stop();
+}
+
+TEST_F(RestingTest, SleepArmsThemAndWakingFindsThem) {
+  begin(IdleMode::adaptive, false);
+  std::this_thread::sleep_for(std::chrono::milliseconds{5});
+  for (std::uint64_t i = 1; i <= 200; ++i) {
+    if (i % 10 == 0) await_sleep();
+    auto& poller = idle_[i * 4];
+    poller.pushed.store(1, std::memory_order_release);
+    reactor_->wake();
+    spin_until([&] { return poller.taken.load() == 1; });
+  }
+  await_sleep();
+  EXPECT_TRUE(std::any_of(idle_.begin(), idle_.end(),
+                          [](const Idle& poller) { return poller.armed.load(); }));
+  reactor_->stop();
+  EXPECT_FALSE(idle_[0].armed.load());
+}
+
+TEST_F(RestingTest, AlsoWhereItNeverSleeps) {
+  begin(IdleMode::poll, false);
+  await_rest();
+  for (std::size_t i = 0; i < idle_count; i += 37) {
+    idle_[i].pushed.store(1);
+    spin_until([&] { return idle_[i].taken.load() == 1; });
+  }
+  take_off();
+  reactor_->stop();
+}
+
 // Each push waits for its predecessor and comes a little later after it than that one did, so that
 // pushes hit every point of the way into sleep. One lost wake-up and the test never ends.
 TEST_F(ReactorTest, NoWakeUpIsLostAtAnyPointOfFallingAsleep) {

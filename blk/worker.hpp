@@ -36,6 +36,9 @@ class Worker final : public virtio::QueueWorker {
   bool poll() noexcept override;
   bool arm() noexcept override;
   void disarm() noexcept override;
+  [[nodiscard]] bool may_rest() const noexcept override {
+    return pool_.in_flight() == 0 && !channel_->pending();
+  }
 
   void attached(base::Reactor& reactor) noexcept override;
   void enabled_changed(bool) noexcept override {}

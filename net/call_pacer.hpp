@@ -57,6 +57,8 @@ class CallPacer {
     if (owed_) queue.call(calls);
     owed_ = false;
   }
+  [[nodiscard]] bool owes() const noexcept { return owed_; }
+  [[nodiscard]] bool paces() const noexcept { return pace_.cycles != 0; }
   // How long the reactor may sleep.
   [[nodiscard]] std::uint64_t sleep_ns_max() const noexcept {
     if (!owed_) return base::Poller::sleep_for_ever;

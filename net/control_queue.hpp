@@ -72,6 +72,7 @@ class ControlQueue final : public virtio::QueueWorker {
   bool poll() noexcept override;
   bool arm() noexcept override;
   void disarm() noexcept override;
+  [[nodiscard]] bool may_rest() const noexcept override { return !waiting_; }
 
   void attached(base::Reactor& reactor) noexcept override;
   void enabled_changed(bool) noexcept override {}

@@ -81,6 +81,7 @@ void RxPort::swap_settings(RxSettings& settings) noexcept {
   filter_.swap(settings.filter);
   hash_.swap(settings.hash);
   pacer_.set(settings.pace, queue(), reactor_->calls());
+  if (pacer_.paces()) reactor_->stir(*this);
 }
 
 void RxPort::deliver(std::span<const Packet* const> packets) noexcept {

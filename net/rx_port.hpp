@@ -54,6 +54,8 @@ class RxPort final : public virtio::QueueWorker, public vswitch::Port {
   [[nodiscard]] std::uint64_t sleep_ns_max() const noexcept override {
     return pacer_.sleep_ns_max();
   }
+  // deliver() does all there is to do, but for calls that are held back.
+  [[nodiscard]] bool may_rest() const noexcept override { return !pacer_.paces(); }
 
   void attached(base::Reactor& reactor) noexcept override;
   void enabled_changed(bool) noexcept override {}

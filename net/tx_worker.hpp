@@ -33,6 +33,7 @@ class TxWorker final : public virtio::QueueWorker {
   bool arm() noexcept override;
   void disarm() noexcept override;
   [[nodiscard]] std::uint64_t sleep_ns_max() const noexcept override;
+  [[nodiscard]] bool may_rest() const noexcept override { return !pacer_.owes(); }
   // How calls to the driver are held back from now on.
   void set_pace(const Pace& pace) noexcept { pacer_.set(pace, queue(), reactor_->calls()); }
 

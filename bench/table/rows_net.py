@@ -133,6 +133,8 @@ def flatness(bench, stack):
     for count in (16, 128, 512):
         sockets = [f"@{name}" for name in names[:count]]
         yield line(f"{count} ports, all busy, 64 B", [*sockets, *few[2:]], few, "2 ports")
+    idle = ["--idle", *(f"@{name}" for name in names[2:])]
+    yield line("512 ports, two of them busy, 64 B", [*few, *idle], few, "2 ports")
     base = ["@p0", "@p1", "--size", 64]
     yield line("65,536 addresses, 64 B", [*base, "--addresses", 65536], base, "1 address")
     yield line("500 memory slots, 64 B", [*base, "--slots", 500], base, "1 slot")
