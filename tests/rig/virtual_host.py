@@ -181,19 +181,22 @@ class VirtualHost:
                 raise RigError(f"in the virtual host, after {timeout} s not at its end: {script}\n"
                                f"{output[-3000:]}\nconsole:\n{tail(self.path('console'))}")
 
-    def relay(self, script, deadline, folder=None):
+    def relay(self, script, deadline, silence, folder=None):
         """Runs a script whose output becomes ours while it runs. Answers its status, None where
-        it is not done at the deadline (of time.monotonic())."""
+        it is not done at the deadline (of time.monotonic()) or said nothing for `silence` s."""
         paths = self.begin(script, folder, merged=False)
         with contextlib.ExitStack() as stack:
             relayed = [(stack.enter_context(open(path, "rb")), stream)
                        for path, stream in zip(paths, (sys.stdout, sys.stderr))]
+            heard = time.monotonic()
             while True:
                 status = self.ended(min(0.1, max(0.0, deadline - time.monotonic())))
                 for file, stream in relayed:
-                    stream.buffer.write(file.read())
+                    said = file.read()
+                    heard = time.monotonic() if said else heard
+                    stream.buffer.write(said)
                     stream.flush()
-                if status is not None or time.monotonic() > deadline:
+                if status is not None or time.monotonic() > min(deadline, heard + silence):
                     return status
 
     def must(self, script, timeout=60, folder=None):
