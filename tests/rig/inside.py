@@ -44,7 +44,7 @@ def run(body, flavours, cpus=2, memory_mb=4096, timeout=1500, shares=()):
 
 
 def _run_once(flavours, cpus, memory_mb, deadline, shares):
-    """Answers the status; None where there is none at the deadline, or nothing is heard for long."""
+    """Answers the status; None where none came by the deadline, or nothing for long."""
     with Workspace("inside") as work, contextlib.ExitStack() as stack:
         try:
             _prepare(flavours)
