@@ -16,39 +16,44 @@ SKIPPED = 77  # as meson reads it
 SILENCE = 600
 
 
-def main(flavours=("cloud",), cpus=2, memory_mb=4096, timeout=1500):
+def main(flavours=("cloud",), cpus=2, memory_mb=4096, timeout=1500, always=False, devices=()):
     """In place of case.main(): inside, the same file runs on the same sources and the same build.
     `flavours` are the kernels that its guests boot, made ready here, where it lasts; without the
-    first of them nothing is run."""
-    run(case.main, flavours, cpus, memory_mb, timeout, _notes())
+    first of them nothing is run. `always`, `devices`: see run()."""
+    run(case.main, flavours, cpus, memory_mb, timeout, _notes(), always, devices)
 
 
-def run(body, flavours, cpus=2, memory_mb=4096, timeout=1500, shares=()):
+def run(body, flavours, cpus=2, memory_mb=4096, timeout=1500, shares=(), always=False, devices=()):
     """Calls `body` where KVM runs stock kernels. Else runs this program once more, with the same
     arguments, in the virtual host, which may write the folders `shares`, and ends with its
-    status."""
-    if settings.kvm()[0] or os.environ.get("MILLRACE_VIRTUAL_HOST"):
+    status. `always`: in the virtual host also where KVM is real here, for tests that change the
+    machine. `devices` are QEMU's arguments for more than the usual ones; who gives some is always
+    in it."""
+    always = always or bool(devices)
+    if settings.kvm()[0] and not always or os.environ.get("MILLRACE_VIRTUAL_HOST"):
         body()
         return
     process.install_signal_handlers()
-    print(f"here: {settings.kvm()[1]}; so in the virtual host", flush=True)
+    if not always:
+        print(f"here: {settings.kvm()[1]}; so in the virtual host", flush=True)
     deadline = time.monotonic() + timeout
-    status = _run_once(flavours, cpus, memory_mb, deadline, shares)
+    status = _run_once(flavours, cpus, memory_mb, deadline, shares, devices)
     if status is None and time.monotonic() < deadline:
         # An emulator that emulates an emulator's guests stands still now and then.
         print("the virtual host stands still: once more", flush=True)
-        status = _run_once(flavours, cpus, memory_mb, deadline, shares)
+        status = _run_once(flavours, cpus, memory_mb, deadline, shares, devices)
     if status is None:
         print(f"not done: {timeout} s are over, or {SILENCE} s without a word", file=sys.stderr)
     sys.exit(1 if status is None else status)
 
 
-def _run_once(flavours, cpus, memory_mb, deadline, shares):
+def _run_once(flavours, cpus, memory_mb, deadline, shares, devices):
     """Answers the status; None where none came by the deadline, or nothing for long."""
     with Workspace("inside") as work, contextlib.ExitStack() as stack:
         try:
             _prepare(flavours)
             host = VirtualHost(work, cpus=cpus, memory_mb=memory_mb, shares=shares)
+            host.add(*devices)
         except (RigError, OSError, subprocess.SubprocessError) as error:
             print(f"skipped: the virtual host cannot be made here: {error}")
             sys.exit(SKIPPED)
