@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <limits>
 
+#include "base/counter.hpp"
+
 namespace millrace::base {
 
 class Poller {
@@ -25,14 +27,20 @@ class Poller {
   // The longest sleep, in nanoseconds, that this source allows once armed. A source without a
   // descriptor to wait on states a bound.
   [[nodiscard]] virtual std::uint64_t sleep_ns_max() const noexcept { return sleep_for_ever; }
+
   // Whether a visit may come late (by less than a millisecond with a thousand others beside it).
   // Not while something is under way here that poll() has to end; a source for which that begins
   // outside of poll() calls Reactor::stir.
   [[nodiscard]] virtual bool may_rest() const noexcept { return false; }
 
+  // TSC cycles of work on this source since it was made, wherever it was owned: an estimate, from
+  // the rounds that its reactors measured. Thread: any.
+  [[nodiscard]] std::uint64_t busy_cycles() const noexcept { return busy_cycles_.get(); }
+
  private:
   friend class Reactor;
   std::uint64_t worked_at_ = 0;  // TSC of the round in which poll() last found work
+  Counter busy_cycles_;
 };
 
 }  // namespace millrace::base

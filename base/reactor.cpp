@@ -209,6 +209,14 @@ bool Reactor::drain_mailbox() noexcept {
 }
 
 bool Reactor::poll_all() noexcept {
+  bool busy = --rounds_to_measure_ == 0 ? poll_and_measure() : poll_working();
+  if (!resting_.empty()) busy |= poll_resting();
+  put_to_rest();
+  if (removed_) drop_removed();
+  return busy;
+}
+
+bool Reactor::poll_working() noexcept {
   bool busy = false;
   // By index: a poller may add another.
   for (std::size_t i = 0; i < pollers_.size(); ++i) {
@@ -218,9 +226,32 @@ bool Reactor::poll_all() noexcept {
     // One that took itself off may be gone.
     if (pollers_[i] == poller) poller->worked_at_ = round_cycles_;
   }
-  if (!resting_.empty()) busy |= poll_resting();
-  put_to_rest();
-  if (removed_) drop_removed();
+  return busy;
+}
+
+// The same with the clock read between two pollers. What a resting one finds is not measured: it
+// is at work again from then on.
+bool Reactor::poll_and_measure() noexcept {
+  rounds_to_measure_ = measure_every;
+  measuring_ = true;
+  bool busy = false;
+  auto begin = cycles();
+  for (std::size_t i = 0; i < pollers_.size(); ++i) {
+    auto* poller = pollers_[i];
+    if (poller == nullptr) continue;
+    attributed_ = 0;
+    const bool worked = poller->poll();
+    const auto end = cycles();
+    // One that took itself off may be gone.
+    if (worked && pollers_[i] == poller) {
+      poller->worked_at_ = round_cycles_;
+      const auto others = std::min(attributed_, end - begin);
+      attribute(*poller, end - begin - others);
+    }
+    busy |= worked;
+    begin = end;
+  }
+  measuring_ = false;
   return busy;
 }
 

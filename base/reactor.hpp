@@ -49,6 +49,9 @@ class Reactor {
  public:
   static constexpr std::size_t mailbox_size = 1024, pollers_max = 8192;
   static constexpr std::uint64_t rest_after_ns = 1'000'000;  // without work
+  // One round in so many is measured poller by poller. A prime, so that no rhythm of the load hides
+  // from it.
+  static constexpr unsigned measure_every = 61;
 
   // Control thread. Fails where the core is not this process's or the kernel refuses AIO poll.
   static Result<std::unique_ptr<Reactor>> make(const ReactorConfig& config);
@@ -91,6 +94,13 @@ class Reactor {
   [[nodiscard]] CallSignal& calls() noexcept { return *calls_; }
   // TSC at the start of this round.
   [[nodiscard]] std::uint64_t round_cycles() const noexcept { return round_cycles_; }
+  // Whether this round is measured; then attribute() notes what a poller's work took, and takes it
+  // off the poller in whose visit it was done. See load_sample.hpp.
+  [[nodiscard]] bool measuring() const noexcept { return measuring_; }
+  void attribute(Poller& poller, std::uint64_t spent) noexcept {
+    poller.busy_cycles_.add(spent * measure_every);
+    attributed_ += spent;
+  }
 
   // --- Any thread ---
   // Wakes the reactor if it sleeps. Used by links from other reactors after they pushed.
@@ -103,6 +113,8 @@ class Reactor {
   void run() noexcept;
   bool drain_mailbox() noexcept;
   bool poll_all() noexcept;
+  bool poll_working() noexcept;
+  bool poll_and_measure() noexcept;
   bool poll_resting() noexcept;
   void put_to_rest() noexcept;
   void notify_done() noexcept;
@@ -130,8 +142,9 @@ class Reactor {
   std::size_t next_to_rest_ = 0, next_resting_ = 0;
   std::uint64_t rest_cycles_ = 0;
   unsigned resting_visits_ = 0;  // in the next round
-  bool removed_ = false, done_unsaid_ = false;
-  std::uint64_t round_cycles_ = 0, idle_since_ = 0;
+  bool removed_ = false, done_unsaid_ = false, measuring_ = false;
+  unsigned rounds_to_measure_ = measure_every;
+  std::uint64_t round_cycles_ = 0, idle_since_ = 0, attributed_ = 0;
   ReactorCounters counters_;
 
   // Read by whoever wakes this reactor; written twice a sleep.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "base/error.hpp"
 
@@ -30,7 +31,7 @@ Result<std::unique_ptr<ReactorPool>> ReactorPool::make(EventLoop& loop,
   }
   pool->overflow_.resize(configs.size());
   pool->inside_.resize(configs.size());
-  pool->placed_.resize(configs.size());
+  pool->places_.resize(configs.size());
   for (auto& reactor : pool->reactors_) reactor->start();
   return pool;
 }
@@ -102,14 +103,32 @@ void ReactorPool::take_back(unsigned reactor) {
 }
 
 unsigned ReactorPool::place() {
-  const auto least = std::min_element(placed_.begin(), placed_.end());
-  ++*least;
-  return static_cast<unsigned>(least - placed_.begin());
+  const auto tenths = [](const Places& places) {
+    return std::lround(places.load * 10) + static_cast<long>(places.unmeasured);
+  };
+  const auto least =
+      std::min_element(places_.begin(), places_.end(), [&tenths](const Places& a, const Places& b) {
+        return std::pair{tenths(a), a.queues} < std::pair{tenths(b), b.queues};
+      });
+  const auto reactor = static_cast<unsigned>(least - places_.begin());
+  place_on(reactor);
+  return reactor;
+}
+
+void ReactorPool::place_on(unsigned reactor) {
+  ++places_.at(reactor).queues;
+  ++places_[reactor].unmeasured;
 }
 
 void ReactorPool::unplace(unsigned reactor) {
-  CHECK(reactor < size() && placed_[reactor] > 0);
-  --placed_[reactor];
+  CHECK(reactor < size() && places_[reactor].queues > 0);
+  --places_[reactor].queues;
+  if (places_[reactor].unmeasured > 0) --places_[reactor].unmeasured;
+}
+
+void ReactorPool::set_load(unsigned reactor, double load) {
+  places_.at(reactor).load = std::clamp(load, 0.0, 1.0);
+  places_[reactor].unmeasured = 0;
 }
 
 }  // namespace millrace::base

@@ -29,9 +29,16 @@ class ReactorPool {
   void post(unsigned reactor, Run run, Done done) {
     post(reactor, make_command(std::move(run), std::move(done)));
   }
-  // The reactor with the fewest queues placed on it; counts one more there. See unplace().
+  // The reactor with the least measured load, to a tenth of a core, and among those the one with
+  // the fewest queues placed on it; counts one more there. One that was placed since the last
+  // set_load() counts as a tenth of a core. See unplace().
   [[nodiscard]] unsigned place();
+  // Counts a queue that somebody else chose the place of.
+  void place_on(unsigned reactor);
   void unplace(unsigned reactor);
+  // What was measured lately, as a share of the core's time: 0 to 1.
+  void set_load(unsigned reactor, double load);
+  [[nodiscard]] double load(unsigned reactor) const { return places_.at(reactor).load; }
 
  private:
   explicit ReactorPool(EventLoop& loop);
@@ -47,7 +54,12 @@ class ReactorPool {
   std::vector<std::deque<std::unique_ptr<Command>>> overflow_;
   // Commands that a reactor holds: in its mailbox, pending, or on their way back.
   std::vector<std::unordered_map<Command*, std::unique_ptr<Command>>> inside_;
-  std::vector<unsigned> placed_;
+  struct Places {
+    unsigned queues = 0;
+    unsigned unmeasured = 0;  // of them placed since the load was measured
+    double load = 0;
+  };
+  std::vector<Places> places_;  // by reactor
 };
 
 }  // namespace millrace::base

@@ -134,6 +134,25 @@ TEST_F(ReactorPoolTest, PlacesWhereTheFewestAre) {
   EXPECT_EQ(pool_->place(), 2u);
 }
 
+TEST_F(ReactorPoolTest, PlacesWhereTheLeastWorkIs) {
+  make(3);
+  pool_->set_load(0, 0.02);  // a tenth of a core is what counts
+  pool_->set_load(1, 0.8);
+  pool_->set_load(2, 0.3);
+  EXPECT_EQ(pool_->place(), 0u);
+  EXPECT_EQ(pool_->place(), 0u);
+  EXPECT_EQ(pool_->place(), 0u);
+  EXPECT_EQ(pool_->place(), 2u);  // as much as what was placed on 0 may need
+  EXPECT_EQ(pool_->place(), 0u);
+  pool_->set_load(0, 0.0);  // they need nothing
+  pool_->set_load(2, 0.0);
+  EXPECT_EQ(pool_->place(), 2u);  // the fewest are there
+  pool_->place_on(2);
+  pool_->place_on(2);
+  EXPECT_EQ(pool_->place(), 0u);
+  EXPECT_EQ(pool_->load(1), 0.8);
+}
+
 TEST_F(ReactorPoolTest, AReactorThatCannotBeMadeIsOneLine) {
   const auto none = ReactorPool::make(loop_, {});
   ASSERT_FALSE(none);

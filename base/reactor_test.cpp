@@ -14,6 +14,7 @@
 
 #include "base/clock.hpp"
 #include "base/cores.hpp"
+#include "base/load_sample.hpp"
 
 namespace millrace::base {
 namespace {
@@ -117,6 +118,68 @@ TEST_F(ReactorTest, PollsItsPollersAndAccountsForIt) {
             counters.busy_cycles.get() / counters.busy_rounds.get());
   EXPECT_NE(counters.cycles_start.get(), 0u);
   EXPECT_FALSE(poller.armed.load());
+}
+
+// Works for so many cycles in each visit, some of them on behalf of another.
+class BusyPoller final : public Poller {
+ public:
+  BusyPoller(std::uint64_t own, std::uint64_t others, Poller* other)
+      : own_{own}, others_{others}, other_{other} {}
+  bool poll() noexcept override {
+    spend(own_);
+    if (other_ != nullptr) {
+      const LoadSample sample{*reactor, *other_};
+      spend(others_);
+    }
+    return own_ != 0;
+  }
+  bool arm() noexcept override { return false; }
+  void disarm() noexcept override {}
+  Reactor* reactor = nullptr;
+
+ private:
+  static void spend(std::uint64_t spent) noexcept {
+    for (const auto begin = cycles(); cycles() - begin < spent;) continue;
+  }
+  std::uint64_t own_, others_;
+  Poller* other_;
+};
+
+TEST_F(ReactorTest, KnowsWhichOfItsPollersIsBusy) {
+  make(IdleMode::poll);
+  CountingPoller idle;
+  BusyPoller receiver{0, 0, nullptr}, light{2'000, 0, nullptr}, heavy{10'000, 20'000, &receiver};
+  heavy.reactor = reactor_.get();
+  reactor_->start();
+  for (Poller* poller : std::initializer_list<Poller*>{&idle, &receiver, &light, &heavy}) {
+    add(*poller);
+  }
+  const auto rounds = reactor_->counters().rounds.get();
+  spin_until(
+      [&] { return reactor_->counters().rounds.get() - rounds >= 200 * Reactor::measure_every; });
+  reactor_->stop();
+  EXPECT_EQ(idle.busy_cycles(), 0u);
+  // Nothing is bounded from above but by the whole: somebody else may have had the processor.
+  const std::uint64_t measured = 199 * Reactor::measure_every;
+  EXPECT_GE(light.busy_cycles(), measured * 2'000);
+  EXPECT_GE(heavy.busy_cycles(), measured * 10'000);
+  EXPECT_GE(receiver.busy_cycles(), measured * 20'000);
+}
+
+TEST_F(ReactorTest, WorkForAnotherIsTakenOffItsOwn) {
+  make(IdleMode::poll);
+  BusyPoller receiver{0, 0, nullptr}, sender{1'000, 1'000'000, &receiver};
+  sender.reactor = reactor_.get();
+  reactor_->start();
+  add(sender);
+  // What somebody else's turn on the processor adds to either evens out.
+  spin_until([&] {
+    const auto own = sender.busy_cycles();
+    return own > 0 && receiver.busy_cycles() > 10 * Reactor::measure_every * 1'000'000ull &&
+           2 * own < receiver.busy_cycles();
+  });
+  reactor_->stop();
+  EXPECT_LT(sender.busy_cycles(), receiver.busy_cycles());
 }
 
 TEST_F(ReactorTest, CommandsRunInOrderOnItsThread) {

@@ -342,6 +342,33 @@ TEST_F(Pinned, ADiskFollowsItsGuestsMemory) {
   EXPECT_EQ(device->statistics().pinned, before + 1);
 }
 
+// Each reactor's ring has its own clones: the old owner lets go of them, the new one takes them up.
+TEST_F(Pinned, AQueueThatMovesHasItsBuffersWhereItIs) {
+  Host host{2};
+  ScratchFile file{4 << 20};
+  auto device = *Device::make(disk_config(file, PinMode::on), *host.pool, *host.rings);
+  const auto& board = host.rings->pinner().board();
+  std::shared_ptr<const virtio::GuestMemory> memory;
+  {
+    Guest guest{host, *device, false};
+    guest.skew = 0;
+    memory = guest.driver().memory();
+    ASSERT_TRUE(host.wait([&] { return device->backend_status().pin.state == "pinned"; }));
+    for (unsigned round = 1; round <= 10; ++round) {
+      bool moved = false;
+      const unsigned to = 1 - device->queue_status(0).reactor;
+      device->move_queue(0, to, [&](base::Result<void> result) { moved = result.has_value(); });
+      const Bytes data = patterned(0, 8192, round);
+      EXPECT_EQ(guest.write(8 * round, data).status, BlkStatus::ok);
+      ASSERT_TRUE(host.wait([&] { return moved; }));
+      EXPECT_EQ(guest.read(8 * round, data.size()).data, data);
+      EXPECT_EQ(device->statistics().pinned, 2 * round);
+    }
+  }
+  EXPECT_TRUE(
+      host.wait([&] { return !board.holds(*memory, memory->regions().front().guest_address, 1); }));
+}
+
 TEST(Pinning, AKernelThatCannotIsSaidOrRefused) {
   base::EventLoop loop;
   auto pool = base::ReactorPool::make(loop, {base::ReactorConfig{}});

@@ -32,6 +32,7 @@ void UringChannel::attached(base::Reactor& reactor) noexcept {
   const unsigned index = reactor.index();
   CHECK(index < ways_.rings.size());
   ring_ = ways_.rings[index];
+  not_pinned_ = nullptr;  // another ring may have the room
   buffered_ = ring_->add_file(target_.buffered);
   if (target_.direct < 0) return;
   direct_ = ring_->add_file(target_.direct);

@@ -25,11 +25,12 @@ Worker::Worker(std::unique_ptr<virtio::Queue> queue, const DiskState& disk, unsi
             std::max(disk.rules.discard_ranges_max, disk.rules.zero_ranges_max)},
       ranges_(std::max(disk.rules.discard_ranges_max, disk.rules.zero_ranges_max)),
       chain_{std::make_unique<virtio::Chain>()},
-      rules_{disk.rules} {}
+      rules_{disk.rules},
+      write_through_{disk.write_through.load(std::memory_order_relaxed)} {}
 
 void Worker::attached(base::Reactor& reactor) noexcept {
   reactor_ = &reactor;
-  write_through_ = disk_.write_through.load(std::memory_order_relaxed);
+  quiescing_ = false;
   channel_->attached(reactor);
   disarm();
 }

@@ -40,6 +40,7 @@ class Worker final : public virtio::QueueWorker {
     return pool_.in_flight() == 0 && !channel_->pending();
   }
 
+  [[nodiscard]] bool can_move() const noexcept override { return true; }
   void attached(base::Reactor& reactor) noexcept override;
   void enabled_changed(bool) noexcept override {}
   void quiesce() noexcept override { quiescing_ = true; }

@@ -157,6 +157,28 @@ void resize_disk(Topology& topology, const json& arguments, const Reply& reply) 
   reply(refuse(line, line.starts_with("there is no") ? "DeviceNotFound" : "GenericError"));
 }
 
+// "reactor": a number, or null or "auto" for wherever there is room.
+void move_queue(Topology& topology, const json& arguments, const Reply& reply) {
+  std::string name;
+  unsigned queue = 0, reactor = 0;
+  json given_arguments = arguments;
+  const bool null = arguments.contains("reactor") && arguments["reactor"].is_null();
+  if (null) given_arguments["reactor"] = "auto";
+  Arguments given{given_arguments, "move-queue"};
+  auto& section = given.section();
+  section.require("name", "\"web0\"");
+  section.text("name", name);
+  section.require("queue", "0");
+  section.number("queue", queue, 0, 65'535);
+  section.require("reactor", "1, or \"auto\"");
+  const auto* value = section.find("reactor");
+  const bool automatic = value != nullptr && value->text() != nullptr && *value->text() == "auto";
+  if (!automatic) section.number("reactor", reactor, 0, reactors_max - 1);
+  if (const auto line = given.finish(); !line.empty()) return reply(refuse(line));
+  topology.move_queue(name, queue, automatic ? std::nullopt : std::optional<unsigned>{reactor},
+                      answer_with(reply));
+}
+
 void flush_port(Topology& topology, const json& arguments, const Reply& reply) {
   std::string name;
   Arguments given{arguments, "port-flush"};
@@ -234,6 +256,9 @@ qmp::CommandTable make_commands(Topology& topology, std::function<void()> quit) 
   table.add("uplink-remove", remover(topology, "uplink-remove", &Topology::remove_uplink));
   table.add("disk-resize", [&topology](const json& arguments, const Reply& reply) {
     resize_disk(topology, arguments, reply);
+  });
+  table.add("move-queue", [&topology](const json& arguments, const Reply& reply) {
+    move_queue(topology, arguments, reply);
   });
   table.add("port-flush", [&topology](const json& arguments, const Reply& reply) {
     flush_port(topology, arguments, reply);

@@ -37,6 +37,7 @@ void read_reactors(const Value& table, Config& config, Problems& problems) {
       "mode", config.mode,
       {{"poll", base::IdleMode::poll}, {"adaptive", base::IdleMode::adaptive}});
   section.number("spin_us", config.spin_us, 0, 1'000'000);
+  section.flag("balance", config.balance);
   section.finish();
 }
 

@@ -26,14 +26,16 @@ inline constexpr unsigned reactors_max = 64;
 struct GuestPort {
   net::Config device;
   vhost::ServerConfig server;
-  Position at, socket_at;
+  std::vector<unsigned> reactors;  // its queue pairs in turn; empty: where there is room
+  Position at, socket_at, reactors_at;
 };
 
 // A guest's disk.
 struct GuestDisk {
   blk::Config device;
   vhost::ServerConfig server;
-  Position at, socket_at, path_at;
+  std::vector<unsigned> reactors;  // its queues in turn; empty: where there is room
+  Position at, socket_at, path_at, reactors_at;
 };
 
 // A guest's companion: a small device beside its NICs and disks.
@@ -65,6 +67,7 @@ struct Config {
   Position cores_at;
   base::IdleMode mode = base::IdleMode::adaptive;
   std::uint64_t spin_us = 50;
+  bool balance = true;  // move queues by their load
 
   vswitch::FabricConfig fabric;
   unsigned dpdk_mb = 256;  // taken when the first uplink opens

@@ -109,6 +109,14 @@ void read_server(Section& section, vhost::ServerConfig& server) {
   read_permissions(section, server.permissions);
 }
 
+void read_reactor_list(Section& section, std::vector<unsigned>& reactors) {
+  section.numbers("reactors", reactors, 0, reactors_max - 1);
+  if (const auto* value = section.find("reactors");
+      value != nullptr && value->array() != nullptr && value->array()->empty()) {
+    section.problem("reactors", "reactors is empty; give numbers of reactors, or leave it out");
+  }
+}
+
 void read_switch_side(Section& section, vswitch::PortConfig& port) {
   section.number("vlan", port.access_vlan, 1, 4094);
   section.numbers("trunk", port.trunk, 1, 4094);

@@ -22,6 +22,8 @@ void check_socket_path(Section& section, const char* key, const std::string& pat
                        bool descriptor_allowed);
 // permissions: an octal number (0o660) or text ("0660").
 void read_permissions(Section& section, unsigned& permissions);
+// reactors: the numbers of those that own its queues, in turn.
+void read_reactor_list(Section& section, std::vector<unsigned>& reactors);
 // vlan, trunk, isolated.
 void read_switch_side(Section& section, vswitch::PortConfig& port);
 

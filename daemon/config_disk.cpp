@@ -108,6 +108,8 @@ GuestDisk read_disk(const Value& table, const std::string& title, Problems& prob
   read_backend(section, device);
   disk.path_at = section.at("path");
   section.number("queues", device.queues, 1, blk::queues_max);
+  read_reactor_list(section, disk.reactors);
+  disk.reactors_at = section.at("reactors");
   section.flag("readonly", device.readonly);
   section.text("serial", device.serial);
   if (device.serial.size() > 20) {

@@ -44,6 +44,8 @@ GuestPort read_port(const Value& table, const std::string& title, Problems& prob
   section.number("queues", device.pairs, 1, pairs_max);
   read_mac(section, device);
   section.number("mtu", device.mtu, 68, 65'535);
+  read_reactor_list(section, port.reactors);
+  port.reactors_at = section.at("reactors");
   read_switch_side(section, device.port);
   section.number("addresses_max", device.port.addresses_max, 1, addresses_of_a_port_max);
   section.flag("offloads", device.offloads);

@@ -38,6 +38,7 @@ TEST(Config, EmptyFileIsTheDefaults) {
   EXPECT_TRUE(config.cores.empty());
   EXPECT_EQ(config.mode, base::IdleMode::adaptive);
   EXPECT_EQ(config.spin_us, 50u);
+  EXPECT_TRUE(config.balance);
   EXPECT_TRUE(config.ports.empty() && config.disks.empty() && config.uplinks.empty());
 }
 
@@ -50,6 +51,7 @@ permissions = "0600"
 cores = [0, 3]
 mode = "poll"
 spin_us = 7
+balance = false
 [switch]
 ageing_s = 60
 addresses_max = 1024
@@ -61,6 +63,7 @@ dpdk_mb = 64
   EXPECT_EQ(config.cores, (std::vector<unsigned>{0, 3}));
   EXPECT_EQ(config.mode, base::IdleMode::poll);
   EXPECT_EQ(config.spin_us, 7u);
+  EXPECT_FALSE(config.balance);
   EXPECT_EQ(config.fabric.ageing_ns, 60'000'000'000u);
   EXPECT_EQ(config.fabric.addresses_max, 1024u);
   EXPECT_EQ(config.dpdk_mb, 64u);
@@ -74,6 +77,7 @@ socket = "/run/web0.sock"
 mode = "connect"
 permissions = 0o600
 queues = 4
+reactors = [1, 0]
 mac = "52:54:00:00:00:01"
 mtu = 9000
 vlan = 10
@@ -100,6 +104,8 @@ trunk = [10, 20]
   EXPECT_EQ(port.server.mode, vhost::SocketMode::connect);
   EXPECT_EQ(port.server.permissions, 0600u);
   EXPECT_EQ(port.device.pairs, 4u);
+  EXPECT_EQ(port.reactors, (std::vector<unsigned>{1, 0}));
+  EXPECT_TRUE(config.ports[1].reactors.empty());
   EXPECT_EQ(port.device.mac, (vswitch::Mac{0x52, 0x54, 0, 0, 0, 1}));
   EXPECT_EQ(port.device.port.static_macs.size(), 1u);
   EXPECT_EQ(port.device.mtu, 9000);
@@ -243,6 +249,11 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"cores_empty", "[reactors]\ncores = []\n",
                 "m.toml:2:9: [reactors]: cores is empty; give cores, or leave it out to have them "
                 "chosen"},
+        Refusal{"owners_empty", port_with("reactors = []"),
+                "m.toml:4:12: [[port]] a: reactors is empty; give numbers of reactors, or leave it "
+                "out"},
+        Refusal{"owners_range", port_with("reactors = [64]"),
+                "m.toml:4:13: [[port]] a: reactors holds 64; give whole numbers, 0 to 63"},
         Refusal{"mode", "[reactors]\nmode = \"fast\"\n",
                 "m.toml:2:8: [reactors]: mode is \"fast\"; give \"poll\" or \"adaptive\""},
         Refusal{"spin_fraction", "[reactors]\nspin_us = 1.5\n",
@@ -306,7 +317,7 @@ INSTANTIATE_TEST_SUITE_P(
                 "m.toml:4:12: [[port]] a: isolated is a number; give true or false"},
         Refusal{"key_of_a_disk", port_with("path = \"/x\""),
                 "m.toml:4:1: [[port]] a: unknown key \"path\"; the keys are name, socket, mode, "
-                "permissions, control_queue, queues, mac, mtu, vlan, trunk, isolated, "
+                "permissions, control_queue, queues, mac, mtu, reactors, vlan, trunk, isolated, "
                 "addresses_max, offloads, packed, in_order, ring_reset, rss, hash_report, "
                 "coalescing"}),
     label_of);

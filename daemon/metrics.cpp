@@ -107,6 +107,7 @@ std::string metrics_of(const json& everything) {
   out += "# TYPE millrace_uptime_seconds gauge\nmillrace_uptime_seconds " +
          status["uptime_s"].dump() + "\n";
   reactors(out, everything["reactors"]);
+  gauge(out, everything["reactors"], "reactor", "load");
   gauge(out, everything["ports"], "port", "connected");
   gauge(out, everything["disks"], "disk", "connected");
   gauge(out, everything["disks"], "disk", "bytes");

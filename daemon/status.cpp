@@ -47,6 +47,7 @@ json queues_of(const virtio::DeviceBase& device) {
         {{"index", i},
          {"enabled", queue.enabled},
          {"reactor", queue.reactor},
+         {"pinned", queue.pinned},
          {"size", queue.size},
          {"format", queue.packed ? "packed" : "split"},
          {"chains", queue.chains},
@@ -213,6 +214,20 @@ json uplink_status(Topology& topology, const UplinkUnit& unit) {
   return uplink;
 }
 
+// The started queues that a reactor owns, with their share of its time.
+json queues_on(const std::vector<QueueLoad>& queues, unsigned reactor) {
+  auto out = json::array();
+  for (const auto& queue : queues) {
+    if (queue.reactor != reactor) continue;
+    out.push_back({{"kind", queue.kind},
+                   {"name", queue.unit},
+                   {"queue", queue.queue},
+                   {"load", queue.load},
+                   {"pinned", queue.pinned}});
+  }
+  return out;
+}
+
 json reactor_status(base::Reactor& reactor) {
   const auto& counters = reactor.counters();
   const auto start = counters.cycles_start.get();
@@ -313,8 +328,12 @@ json uplinks_of(Topology& topology) {
 
 json reactors_of(Topology& topology) {
   auto reactors = json::array();
+  const auto queues = topology.queues();
   for (unsigned i = 0; i < topology.reactors().size(); ++i) {
-    reactors.push_back(reactor_status(topology.reactors().at(i)));
+    auto reactor = reactor_status(topology.reactors().at(i));
+    reactor["load"] = topology.reactors().load(i);
+    reactor["queues"] = queues_on(queues, i);
+    reactors.push_back(std::move(reactor));
   }
   return reactors;
 }

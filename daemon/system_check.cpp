@@ -101,6 +101,15 @@ void check_cores(const Config& config, const std::vector<int>& usable, Problems&
   }
 }
 
+void check_reactors(const std::vector<unsigned>& reactors, std::size_t there,
+                    const std::string& title, Position at, Problems& problems) {
+  for (const auto each : reactors) {
+    if (each < there) continue;
+    problems.add(at, title + ": reactor " + std::to_string(each) + " is not there; give 0 to " +
+                         std::to_string(there - 1) + ", or more cores to [reactors]");
+  }
+}
+
 }  // namespace
 
 std::vector<unsigned> choose_cores(const std::vector<int>& usable) {
@@ -143,16 +152,21 @@ void check_system(const GuestCompanion& companion, const std::string& title, Pro
 
 void check_system(const Config& config, const std::vector<int>& usable, Problems& problems) {
   check_cores(config, usable, problems);
+  const auto reactors = std::max<std::size_t>(config.cores.size(), 1);
   vhost::ServerConfig control;
   control.socket = config.control_socket;
   if (const auto line = socket_problem(control); !line.empty()) {
     problems.add(config.control_at, "[control]: " + line);
   }
   for (const auto& port : config.ports) {
-    check_system(port, "[[port]] " + port.device.name, problems);
+    const auto title = "[[port]] " + port.device.name;
+    check_reactors(port.reactors, reactors, title, port.reactors_at, problems);
+    check_system(port, title, problems);
   }
   for (const auto& disk : config.disks) {
-    check_system(disk, "[[disk]] " + disk.device.name, problems);
+    const auto title = "[[disk]] " + disk.device.name;
+    check_reactors(disk.reactors, reactors, title, disk.reactors_at, problems);
+    check_system(disk, title, problems);
   }
   for (const auto& companion : config.companions) {
     check_system(companion, title_of(companion), problems);

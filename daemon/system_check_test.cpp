@@ -57,6 +57,14 @@ TEST_F(SystemCheck, NamesACoreThatCannotBeUsed) {
                            "0, 1, 2"});
 }
 
+TEST_F(SystemCheck, NamesAReactorThatIsNotThere) {
+  make_file("a", 4096);
+  add_disk("a", "a").reactors = {1, 2};
+  config_.cores = {0, 2};
+  EXPECT_EQ(check(), Lines{"[[disk]] a: reactor 2 is not there; give 0 to 1, or more cores to "
+                           "[reactors]"});
+}
+
 TEST_F(SystemCheck, NamesAMissingImage) {
   add_disk("a", "none");
   EXPECT_EQ(check(), Lines{"[[disk]] a: path " + directory_ +

@@ -80,6 +80,7 @@ base::Result<std::unique_ptr<Topology>> Topology::make(base::EventLoop& loop,
   if (!rings) return base::Unexpected{rings.error()};
   self->rings_ = *std::move(rings);
   self->rings_->pinner().before_pinning([raw = self.get()] { raw->reclaimer_->settle(); });
+  self->make_balancer(config.balance);
   return self;
 }
 
@@ -146,6 +147,9 @@ void Topology::add(GuestPort port, Done done) {
   if (const auto line = conflict(name, port.server.socket); !line.empty()) {
     return done(base::fail("port " + name + ": " + line));
   }
+  if (const auto known = check_reactors(port.reactors); !known) {
+    return done(base::fail("port " + name + ": " + known.error().message));
+  }
   if (auto made = make_socket_directory(port.server.socket); !made) return done(made);
   auto& unit = *ports_.emplace(name, std::make_unique<PortUnit>()).first->second;
   unit.config = std::move(port);
@@ -158,6 +162,7 @@ void Topology::add(GuestPort port, Done done) {
     return done(base::Unexpected{device.error()});
   }
   unit.device = *std::move(device);
+  pin(*unit.device, unit.config.reactors, 2);  // a pair together
 }
 
 void Topology::serve(PortUnit& unit, Done done) {
@@ -179,12 +184,16 @@ void Topology::add(GuestDisk disk, Done done) {
   if (const auto line = conflict(name, disk.server.socket); !line.empty()) {
     return done(base::fail("disk " + name + ": " + line));
   }
+  if (const auto known = check_reactors(disk.reactors); !known) {
+    return done(base::fail("disk " + name + ": " + known.error().message));
+  }
   if (auto made = make_socket_directory(disk.server.socket); !made) return done(made);
   auto unit = std::make_unique<DiskUnit>();
   unit->config = std::move(disk);
   auto device = blk::Device::make(unit->config.device, *reactors_, *rings_);
   if (!device) return done(base::Unexpected{device.error()});
   unit->device = *std::move(device);
+  pin(*unit->device, unit->config.reactors, 1);
   auto server = vhost::Server::make(loop_, *unit->device, unit->config.server);
   if (!server) return done(base::Unexpected{server.error()});
   unit->server = *std::move(server);
@@ -475,6 +484,7 @@ void Topology::close_all(Units<Unit>& units, std::function<void()> done) {
 
 void Topology::close(std::function<void()> done) {
   closing_ = true;
+  balancer_.reset();
   if (any_starting_or_stopping()) {
     // What is on its way arrives within a few rounds of the reactors.
     loop_.defer([this, done] { close(done); });

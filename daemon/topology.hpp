@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "base/reactor_pool.hpp"
 #include "blk/device.hpp"
 #include "blk/uring_pool.hpp"
+#include "daemon/balancer.hpp"
 #include "daemon/config.hpp"
 #include "guest/device.hpp"
 #include "guest/reclaimer.hpp"
@@ -95,6 +97,10 @@ class Topology {
   base::Result<std::uint64_t> resize_disk(const std::string& name, std::uint64_t bytes);
   // Forgets the addresses learned at a port or uplink; empty: all.
   void flush_addresses(const std::string& name, Done done);
+  // Moves a started queue of a port, disk or companion to a reactor, and pins it there; one that is
+  // not started is there from its start on. No reactor: it is the balancer's again.
+  void move_queue(const std::string& name, unsigned queue, std::optional<unsigned> reactor,
+                  Done done);
   // Ends all sessions, drains everything and takes it down. Afterwards nothing can be added.
   void close(std::function<void()> done);
 
@@ -104,6 +110,10 @@ class Topology {
   [[nodiscard]] const Units<CompanionUnit>& companions() const { return companions_; }
   [[nodiscard]] const Units<UplinkUnit>& uplinks() const { return uplinks_; }
   [[nodiscard]] base::ReactorPool& reactors() { return *reactors_; }
+  // The started queues with their loads.
+  [[nodiscard]] std::vector<QueueLoad> queues() const {
+    return balancer_ == nullptr ? std::vector<QueueLoad>{} : balancer_->queues();
+  }
   [[nodiscard]] vswitch::Fabric& fabric() { return *fabric_; }
   [[nodiscard]] blk::UringPool& rings() { return *rings_; }
   [[nodiscard]] std::uint64_t started_ns() const { return started_ns_; }
@@ -117,6 +127,13 @@ class Topology {
   [[nodiscard]] std::string conflict(const std::string& name, const std::string& socket) const;
   [[nodiscard]] base::Result<CompanionUnit*> find_companion(const char* kind,
                                                             const std::string& name);
+  void make_balancer(bool moves);
+  // Of a running unit; nullptr: there is none.
+  [[nodiscard]] virtio::DeviceBase* find_device(const std::string& name);
+  [[nodiscard]] base::Result<void> check_reactors(const std::vector<unsigned>& reactors) const;
+  // Spreads a device's queues over `reactors`, so many that belong together to each in turn.
+  static void pin(virtio::DeviceBase& device, const std::vector<unsigned>& reactors,
+                  unsigned queues_together);
   void serve(PortUnit& unit, Done done);
   void watch_sessions(const std::string& name, vhost::Server& server, const char* kind);
   void finish(PortUnit& unit, std::function<void()> done);
@@ -152,6 +169,7 @@ class Topology {
   Units<PortUnit> ports_;
   Units<DiskUnit> disks_;
   Units<CompanionUnit> companions_;
+  std::unique_ptr<Balancer> balancer_;
 };
 
 }  // namespace millrace::daemon

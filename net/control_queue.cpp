@@ -38,6 +38,7 @@ ControlQueue::ControlQueue(std::unique_ptr<virtio::Queue> queue, std::uint64_t f
 
 void ControlQueue::attached(base::Reactor& reactor) noexcept {
   reactor_ = &reactor;
+  quiesced_ = false;
   disarm();
 }
 

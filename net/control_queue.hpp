@@ -74,6 +74,7 @@ class ControlQueue final : public virtio::QueueWorker {
   void disarm() noexcept override;
   [[nodiscard]] bool may_rest() const noexcept override { return !waiting_; }
 
+  [[nodiscard]] bool can_move() const noexcept override { return true; }
   void attached(base::Reactor& reactor) noexcept override;
   void enabled_changed(bool) noexcept override {}
   void quiesce() noexcept override;

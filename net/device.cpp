@@ -159,7 +159,7 @@ void NetDevice::worker_started(virtio::QueueWorker& worker, unsigned reactor, bo
     ring_doorbell(static_cast<ControlQueue&>(worker), reactor, false);
   }
   if (roles_[index] == Role::transmit) {
-    senders_.at(index / 2) = {&static_cast<TxWorker&>(worker), reactor};
+    senders_.at(index / 2) = {&static_cast<TxWorker&>(worker), reactor, false, {}};
     return give_settings(senders_[index / 2], std::move(next));
   }
   if (roles_[index] != Role::receive) return next();

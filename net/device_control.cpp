@@ -68,7 +68,8 @@ RxSettings NetDevice::rx_settings() const {
 
 // A queue that is about to stop is no endpoint any more; what is posted to one that is comes before
 // whatever stops it.
-void NetDevice::give_settings(const Pair& pair, std::function<void()> next) {
+void NetDevice::give_settings(Pair& pair, std::function<void()> next) {
+  if (pair.moving) return pair.unset.push_back(std::move(next));
   // What the queue held before comes back in it and is dropped here.
   const auto settings = std::make_shared<RxSettings>(rx_settings());
   pool().post(
@@ -79,7 +80,8 @@ void NetDevice::give_settings(const Pair& pair, std::function<void()> next) {
       std::move(next));
 }
 
-void NetDevice::give_settings(const Sender& sender, std::function<void()> next) {
+void NetDevice::give_settings(Sender& sender, std::function<void()> next) {
+  if (sender.moving) return sender.unset.push_back(std::move(next));
   const Pace pace = Pace::of(driver_.transmit);
   pool().post(
       sender.reactor,
@@ -92,12 +94,12 @@ void NetDevice::spread_settings(const std::function<void()>& next) {
   const auto one_done = [left, next] {
     if (--*left == 0) next();
   };
-  for (const Pair& pair : pairs_) {
+  for (Pair& pair : pairs_) {
     if (pair.endpoint == nullptr) continue;
     ++*left;
     give_settings(pair, one_done);
   }
-  for (const Sender& sender : senders_) {
+  for (Sender& sender : senders_) {
     if (sender.worker == nullptr) continue;
     ++*left;
     give_settings(sender, one_done);

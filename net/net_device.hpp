@@ -62,6 +62,10 @@ class NetDevice final : public Device {
                       std::function<void()> next) override;
   void worker_stopping(virtio::QueueWorker& worker, unsigned reactor,
                        std::function<void()> next) override;
+  void worker_moving(virtio::QueueWorker& worker, unsigned from, unsigned to,
+                     std::function<void(std::shared_ptr<base::Handover>)> go) override;
+  void worker_moved(virtio::QueueWorker& worker, unsigned reactor,
+                    std::function<void()> next) override;
   void worker_stopped(virtio::QueueWorker& worker) override;
 
  private:
@@ -77,12 +81,16 @@ class NetDevice final : public Device {
     bool registered = false;
     bool changing = false;  // the switch is at work on it
     std::vector<std::function<void()>> waiting;
+    bool moving = false;                       // between two reactors
+    std::vector<std::function<void()>> unset;  // who waits for settings until it has arrived
   };
 
   // A pair's transmit queue.
   struct Sender {
     TxWorker* worker = nullptr;  // null: not started, or about to stop
     unsigned reactor = 0;
+    bool moving = false;
+    std::vector<std::function<void()>> unset;
   };
 
   // Under the negotiated features (§5.1.2).
@@ -91,6 +99,9 @@ class NetDevice final : public Device {
   // when the switch is as the pair wants it.
   void update_pair(unsigned pair, std::function<void()> next);
   void settle_pair(unsigned pair);
+  void move_pair(unsigned pair, unsigned to,
+                 const std::function<void(std::shared_ptr<base::Handover>)>& go);
+  void pair_moved(unsigned pair, unsigned reactor, std::function<void()> next);
   // Hands the control queue its next doorbell, with the answer to the last command.
   void ring_doorbell(ControlQueue& worker, unsigned reactor, bool accepted);
   void act(const ControlRequest& request, std::function<void()> next);
@@ -107,9 +118,10 @@ class NetDevice final : public Device {
   [[nodiscard]] unsigned receiving_pairs() const;
   // The driver's wishes as a receive queue shall hold them.
   [[nodiscard]] RxSettings rx_settings() const;
-  // Gives a queue the settings of now; `next` runs when it has them.
-  void give_settings(const Pair& pair, std::function<void()> next);
-  void give_settings(const Sender& sender, std::function<void()> next);
+  // Gives a queue the settings of now, or, where it is between two reactors, those of when it has
+  // arrived; `next` runs when it has them.
+  void give_settings(Pair& pair, std::function<void()> next);
+  void give_settings(Sender& sender, std::function<void()> next);
   void spread_settings(const std::function<void()>& next);
   [[nodiscard]] Totals totals(unsigned index) const;
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/check.hpp"
+#include "base/load_sample.hpp"
 #include "net/rss_config.hpp"
 #include "switch/gso.hpp"
 
@@ -65,6 +66,7 @@ void RxPort::attached(base::Reactor& reactor) noexcept {
   CHECK(reactor.index() < sides_.size());
   reactor_ = &reactor;
   side_ = sides_[reactor.index()];
+  quiesced_ = false;
   queue().with_ring([](auto& ring) { ring.disarm(); });
 }
 
@@ -86,6 +88,7 @@ void RxPort::swap_settings(RxSettings& settings) noexcept {
 
 void RxPort::deliver(std::span<const Packet* const> packets) noexcept {
   CHECK(reactor_ != nullptr);  // an endpoint is taken off the switch before its queue is detached
+  const base::LoadSample sample{*reactor_, *this};
   virtio::Queue& q = queue();
   if (quiesced_ || !q.enabled()) return side_.counters->drop_no_queue.add(packets.size());
   if (q.fault() != Fault::none) return side_.counters->drop_queue_fault.add(packets.size());

@@ -57,6 +57,7 @@ class RxPort final : public virtio::QueueWorker, public vswitch::Port {
   // deliver() does all there is to do, but for calls that are held back.
   [[nodiscard]] bool may_rest() const noexcept override { return !pacer_.paces(); }
 
+  [[nodiscard]] bool can_move() const noexcept override { return true; }
   void attached(base::Reactor& reactor) noexcept override;
   void enabled_changed(bool) noexcept override {}
   void quiesce() noexcept override;

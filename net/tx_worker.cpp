@@ -33,7 +33,8 @@ void TxWorker::attached(base::Reactor& reactor) noexcept {
   CHECK(reactor.index() < sides_.size());
   reactor_ = &reactor;
   side_ = sides_[reactor.index()];
-  was_enabled_ = queue().enabled();
+  quiesced_ = false;
+  was_enabled_ = was_enabled_ || queue().enabled();
   disarm();
 }
 

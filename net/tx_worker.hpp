@@ -37,6 +37,7 @@ class TxWorker final : public virtio::QueueWorker {
   // How calls to the driver are held back from now on.
   void set_pace(const Pace& pace) noexcept { pacer_.set(pace, queue(), reactor_->calls()); }
 
+  [[nodiscard]] bool can_move() const noexcept override { return true; }
   void attached(base::Reactor& reactor) noexcept override;
   void enabled_changed(bool enabled) noexcept override;
   void quiesce() noexcept override;

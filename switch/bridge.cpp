@@ -166,15 +166,17 @@ void Shard::unicast(ShardPort& from, ShardPort& to, Packet& packet, unsigned at)
 void Shard::flood(const ShardPort& from, Packet& packet, unsigned at) noexcept {
   const VlanMembers* vlan = table_->find_vlan(packet.vlan);
   if (vlan == nullptr) return;
-  flood_here(from, packet, at);
+  flood_here(from, packet, at, table_->number);
   std::uint64_t others = vlan->reactors & ~(std::uint64_t{1} << index_);
   for (; others != 0; others &= others - 1) {
     const auto reactor = static_cast<unsigned>(std::countr_zero(others));
-    if (!send(reactor, packet, no_port, 0)) count_lost_flood(from, packet, reactor);
+    // The slot of one that is for all is the number of the table.
+    if (!send(reactor, packet, no_port, table_->number)) count_lost_flood(from, packet, reactor);
   }
 }
 
-void Shard::flood_here(const ShardPort& from, Packet& packet, unsigned at) noexcept {
+void Shard::flood_here(const ShardPort& from, Packet& packet, unsigned at,
+                       std::uint16_t table) noexcept {
   const VlanMembers* vlan = table_->find_vlan(packet.vlan);
   if (vlan == nullptr) return;
   for (std::uint32_t i = 0; i < vlan->local_count; ++i) {
@@ -186,7 +188,7 @@ void Shard::flood_here(const ShardPort& from, Packet& packet, unsigned at) noexc
       if (table_->endpoints[to.first_endpoint].reactor == index_) to.counters->drop_no_queue.add();
       continue;
     }
-    if (endpoint->reactor == index_) mark(*endpoint, packet, at);
+    if (endpoint->owner_at(table) == index_) mark(*endpoint, packet, at);
   }
 }
 
@@ -294,6 +296,22 @@ void Shard::drain() noexcept {
   }
 }
 
+void Shard::note_sent(std::span<std::uint64_t> sent) const noexcept {
+  for (unsigned i = 0; i < neighbours_.size(); ++i) {
+    if (i != index_) sent[i] = neighbours_[i].to->sent();
+  }
+}
+
+bool Shard::delivered(std::span<const std::uint64_t> sent) noexcept {
+  bool all = true;
+  for (unsigned i = 0; i < neighbours_.size(); ++i) {
+    if (i == index_) continue;
+    neighbours_[i].to->reclaim(*pool_);
+    all = all && neighbours_[i].to->came_back() >= sent[i];
+  }
+  return all;
+}
+
 bool Shard::arm() noexcept {
   for (unsigned i = 0; i < neighbours_.size(); ++i) {
     if (i != index_ && neighbours_[i].from->pending()) return true;
@@ -332,14 +350,15 @@ void Shard::accept(Parcel& parcel, unsigned at) noexcept {
   Packet& packet = parcel.packet;
   if (parcel.port == no_port) {
     const ShardPort* from = table_->find(packet.source);
-    if (from != nullptr) flood_here(*from, packet, at);
+    if (from != nullptr) flood_here(*from, packet, at, parcel.slot);
     return;
   }
   ShardPort* to = table_->find(parcel.port);
   if (to == nullptr) return;
   for (Endpoint& endpoint : table_->endpoints_of(*to)) {
-    if (endpoint.slot == parcel.slot && endpoint.reactor == index_)
+    if (endpoint.slot == parcel.slot && endpoint.port != nullptr) {
       return mark(endpoint, packet, at);
+    }
   }
   to->counters->drop_no_queue.add();
 }

@@ -74,6 +74,15 @@ class FabricOverCommands final : public Fabric {
   void add_endpoint(PortId port, unsigned slot, unsigned reactor, Port* endpoint,
                     Done done) override;
   void remove_endpoint(PortId port, unsigned slot, Done done) override;
+  void move_endpoint(PortId port, unsigned slot, unsigned reactor, Handed go) override {
+    state_->begin_move(port, slot, reactor, std::move(go));
+  }
+  void end_move(PortId port, unsigned slot, Done done) override {
+    state_->end_move(port, slot, std::move(done));
+  }
+  std::shared_ptr<base::Handover> move_sender(unsigned reactor) override {
+    return std::make_shared<SenderMove>(*state_->shards.at(reactor));
+  }
   void set_steering(PortId port, std::shared_ptr<const Steering> steering, Done done) override {
     state_->ports.at(port)->steering = std::move(steering);
     state_->publish({}, std::move(done));
@@ -183,12 +192,14 @@ void FabricOverCommands::add_endpoint(PortId port, unsigned slot, unsigned react
                                       Done done) {
   CHECK(endpoint != nullptr && reactor < state_->pool.size() && slot < 0xffff);
   auto& endpoints = state_->ports.at(port)->endpoints;
-  CHECK(endpoints.emplace(slot, PortState::Place{reactor, endpoint}).second);
+  CHECK(endpoints.emplace(slot, PortState::Place{reactor, endpoint, {}}).second);
   state_->publish({}, std::move(done));
 }
 
 void FabricOverCommands::remove_endpoint(PortId port, unsigned slot, Done done) {
-  state_->ports.at(port)->endpoints.erase(slot);
+  auto& endpoints = state_->ports.at(port)->endpoints;
+  CHECK(endpoints.contains(slot) && !endpoints.at(slot).moving);
+  endpoints.erase(slot);
   state_->publish({}, std::move(done));
 }
 

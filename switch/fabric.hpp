@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "base/handover.hpp"
 #include "base/reactor_pool.hpp"
 #include "base/result.hpp"
 #include "switch/bridge.hpp"
@@ -54,6 +55,15 @@ class Fabric {
                             Done done) = 0;
   // After done() nobody calls the endpoint again.
   virtual void remove_endpoint(PortId port, unsigned slot, Done done) = 0;
+  using Handed = std::function<void(std::shared_ptr<base::Handover>)>;
+  // The endpoint is about to be handed from its reactor to another one. Before the handover that
+  // `go` is given begins, frames for it wait at the new owner; none is lost or overtaken. Then
+  // end_move(); in between the endpoint is not removed.
+  virtual void move_endpoint(PortId port, unsigned slot, unsigned reactor, Handed go) = 0;
+  virtual void end_move(PortId port, unsigned slot, Done done) = 0;
+  // For the move of somebody who calls bridge(reactor).forward(): lets them go once all frames that
+  // they sent to other reactors have been delivered.
+  [[nodiscard]] virtual std::shared_ptr<base::Handover> move_sender(unsigned reactor) = 0;
   // From done() on the port's owner says by which slot a packet is received; nullptr: the port
   // spreads its flows by itself again. A slot without an endpoint drops (drop_no_queue).
   virtual void set_steering(PortId port, std::shared_ptr<const Steering> steering, Done done) = 0;

@@ -7,17 +7,12 @@
 
 namespace millrace::vswitch {
 
-namespace {
-
-// Calls `done` when all of `count` answers are in.
 std::function<void()> when_all(unsigned count, std::function<void()> done) {
   auto left = std::make_shared<unsigned>(count);
   return [left, done = std::move(done)] {
     if (--*left == 0 && done) done();
   };
 }
-
-}  // namespace
 
 FabricState::FabricState(base::ReactorPool& reactors, const FabricConfig& fabric_config)
     : pool{reactors}, config{fabric_config} {}
@@ -28,8 +23,25 @@ std::set<std::uint16_t> FabricState::vlans_of(const PortConfig& config) {
   return vlans;
 }
 
+namespace {
+
+Endpoint endpoint_of(const PortState::Place& place, unsigned reactor) {
+  Endpoint endpoint;
+  endpoint.port = place.reactor == reactor ? place.port : nullptr;
+  endpoint.reactor = endpoint.from = endpoint.to = static_cast<std::uint16_t>(place.reactor);
+  if (!place.moving) return endpoint;
+  endpoint.to = static_cast<std::uint16_t>(place.moving->to);
+  endpoint.moved_at = place.moving->number;
+  if (place.moving->redirected) endpoint.reactor = endpoint.to;
+  if (place.moving->to == reactor) endpoint.port = &place.moving->move->waiting();
+  return endpoint;
+}
+
+}  // namespace
+
 std::unique_ptr<ShardTable> FabricState::make_table(unsigned reactor) const {
   auto table = std::make_unique<ShardTable>();
+  table->number = table_number;
   table->by_id.fill(ShardTable::absent);
   table->by_vlan.fill(ShardTable::absent);
   std::map<std::uint16_t, std::vector<std::uint16_t>> members;
@@ -46,10 +58,8 @@ std::unique_ptr<ShardTable> FabricState::make_table(unsigned reactor) const {
     port.first_endpoint = static_cast<std::uint32_t>(table->endpoints.size());
     port.endpoint_count = static_cast<std::uint32_t>(state->endpoints.size());
     for (const auto& [slot, place] : state->endpoints) {
-      Endpoint endpoint;
-      endpoint.port = place.reactor == reactor ? place.port : nullptr;
+      Endpoint endpoint = endpoint_of(place, reactor);
       endpoint.slot = static_cast<std::uint16_t>(slot);
-      endpoint.reactor = static_cast<std::uint16_t>(place.reactor);
       endpoint.owner = at;
       table->endpoints.push_back(endpoint);
     }
@@ -95,7 +105,13 @@ void FabricState::add_vlans(ShardTable& table, unsigned reactor,
       }
       return reactors;
     };
-    const auto here = [&](std::uint16_t at) { return ((reactors_of(at) >> reactor) & 1) != 0; };
+    // One that moves is at both.
+    const auto here = [&table, reactor](std::uint16_t at) {
+      const auto endpoints = table.endpoints_of(table.ports[at]);
+      return std::any_of(endpoints.begin(), endpoints.end(), [reactor](const Endpoint& endpoint) {
+        return endpoint.from == reactor || endpoint.to == reactor;
+      });
+    };
     const auto middle = std::stable_partition(sorted.begin(), sorted.end(), here);
     entry.local_count = static_cast<std::uint32_t>(middle - sorted.begin());
     for (const auto at : sorted) {
@@ -108,21 +124,22 @@ void FabricState::add_vlans(ShardTable& table, unsigned reactor,
 }
 
 void FabricState::publish(std::function<void(Shard&)> run, Done done) {
-  auto self = shared_from_this();
   const auto answered = when_all(pool.size(), std::move(done));
-  for (unsigned i = 0; i < pool.size(); ++i) {
-    auto* shard = shards[i].get();
-    // The old table comes back inside the command and is freed with it.
-    pool.post(
-        i,
-        [shard, table = make_table(i), run](base::Reactor&) mutable {
-          shard->swap_table(table);
-          if (run) run(*shard);
-        },
-        [self, answered] {
-          if (!self->closed) answered();
-        });
-  }
+  for (unsigned i = 0; i < pool.size(); ++i) publish_to(i, run, answered);
+}
+
+void FabricState::publish_to(unsigned reactor, std::function<void(Shard&)> run, Done done) {
+  auto* shard = shards[reactor].get();
+  // The old table comes back inside the command and is freed with it.
+  pool.post(
+      reactor,
+      [shard, table = make_table(reactor), run = std::move(run)](base::Reactor&) mutable {
+        shard->swap_table(table);
+        if (run) run(*shard);
+      },
+      [self = shared_from_this(), done = std::move(done)] {
+        if (!self->closed) done();
+      });
 }
 
 void FabricState::on_all(const std::function<void(Shard&)>& run, const Done& done) {

@@ -5,26 +5,39 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <vector>
 
 #include "base/reactor_pool.hpp"
+#include "switch/endpoint_move.hpp"
 #include "switch/fabric.hpp"
 #include "switch/shard.hpp"
 
 namespace millrace::vswitch {
+
+// Calls `done`, if there is one, at the last of `count` calls.
+[[nodiscard]] std::function<void()> when_all(unsigned count, std::function<void()> done);
 
 struct alignas(64) ReactorPortCounters {
   PortCounters counters;
 };
 
 struct PortState {
+  struct Moving {
+    unsigned to;
+    std::uint16_t number;  // of the first table that sends there
+    bool redirected;       // that one is out
+    std::shared_ptr<EndpointMove> move;
+  };
   struct Place {
     unsigned reactor;
     Port* port;
+    std::optional<Moving> moving;
   };
   PortConfig config;
   std::shared_ptr<const VlanSet> trunk;  // nullptr: an access port
@@ -42,6 +55,11 @@ class FabricState : public std::enable_shared_from_this<FabricState> {
 
   // Swaps in new tables on all shards; there, `run(Shard&)` follows in the same command.
   void publish(std::function<void(Shard&)> run, Done done);
+  // The same on one of them.
+  void publish_to(unsigned reactor, std::function<void(Shard&)> run, Done done);
+  // Fabric::move_endpoint, end_move.
+  void begin_move(PortId id, unsigned slot, unsigned reactor, Fabric::Handed go);
+  void end_move(PortId id, unsigned slot, Done done);
   // Runs `run(Shard&)` on every reactor; `done` when all have answered.
   void on_all(const std::function<void(Shard&)>& run, const Done& done);
   // Runs `run(Shard&, first, count)` over all address buckets of every shard, in short commands.
@@ -60,10 +78,14 @@ class FabricState : public std::enable_shared_from_this<FabricState> {
   std::map<MacKey, PortId> statics;
   std::set<PortId> leaving;  // ids that something in a link may still name
   PortId next_id = 0;
+  std::uint16_t table_number = 0;
+  bool move_begins = false;
+  std::deque<std::function<void()>> waiting_moves;
   std::vector<std::unique_ptr<Link>> links;    // [from * size + to]
   std::vector<std::unique_ptr<Shard>> shards;  // by reactor
 
  private:
+  void redirect(PortId id, unsigned slot, const std::shared_ptr<EndpointMove>& move);
   [[nodiscard]] std::unique_ptr<ShardTable> make_table(unsigned reactor) const;
   static void add_targets(ShardTable& table, ShardPort& port, const Steering& steering);
   static void add_vlans(ShardTable& table, unsigned reactor,

@@ -101,12 +101,12 @@ void ParcelPool::free(Parcel& parcel) noexcept {
 }
 
 bool Link::send(ParcelPool& pool, const Packet& packet, PortId port, std::uint16_t slot) noexcept {
-  if (parcels_out_ >= parcels_max) return false;
+  if (sent_ - came_back_ >= parcels_max) return false;
   Parcel* parcel = pool.pack(packet, chunks_max - chunks_out_);
   if (parcel == nullptr) return false;
   parcel->port = port;
   parcel->slot = slot;
-  ++parcels_out_;
+  ++sent_;
   chunks_out_ += parcel->chunk_count;
   // What is out never exceeds the queue's size, so neither way can be full.
   CHECK(parcels_.push(parcel));
@@ -120,7 +120,7 @@ void Link::give_back(Parcel* parcel) noexcept {
 void Link::reclaim(ParcelPool& pool) noexcept {
   Parcel* parcel = nullptr;
   for (std::size_t i = 0; i < parcels_max && back_.pop(parcel); ++i) {
-    --parcels_out_;
+    ++came_back_;
     chunks_out_ -= parcel->chunk_count;
     pool.free(*parcel);
   }

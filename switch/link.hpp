@@ -72,6 +72,9 @@ class Link {
   [[nodiscard]] bool tell(const LearnEvent& event) noexcept { return events_.push(event); }
   // Frees what came back.
   void reclaim(ParcelPool& pool) noexcept;
+  // Parcels since the start; they come back in their order, each delivered.
+  [[nodiscard]] std::uint64_t sent() const noexcept { return sent_; }
+  [[nodiscard]] std::uint64_t came_back() const noexcept { return came_back_; }
 
   // --- Destination reactor ---
   [[nodiscard]] Parcel* take() noexcept {
@@ -87,7 +90,8 @@ class Link {
  private:
   boost::lockfree::spsc_queue<Parcel*, boost::lockfree::capacity<parcels_max>> parcels_, back_;
   boost::lockfree::spsc_queue<LearnEvent, boost::lockfree::capacity<events_max>> events_;
-  std::size_t parcels_out_ = 0, chunks_out_ = 0;  // the source's: sent and not come back yet
+  std::uint64_t sent_ = 0, came_back_ = 0;  // the source's: parcels
+  std::size_t chunks_out_ = 0;              // the source's: sent and not come back yet
 };
 
 }  // namespace millrace::vswitch

@@ -42,6 +42,9 @@ class Shard final : public Bridge {
   // Takes in all that other reactors had sent before: afterwards nothing in the links is older than
   // this call.
   void drain() noexcept;
+  // How much was sent to each reactor so far; and whether all of that has been delivered.
+  void note_sent(std::span<std::uint64_t> sent) const noexcept;
+  [[nodiscard]] bool delivered(std::span<const std::uint64_t> sent) noexcept;
   [[nodiscard]] std::uint32_t now() const noexcept {
     return static_cast<std::uint32_t>(reactor_.round_cycles() >> MacTable::tick_shift);
   }
@@ -57,7 +60,8 @@ class Shard final : public Bridge {
   void tell(const LearnEvent& event) noexcept;
   void unicast(ShardPort& from, ShardPort& to, Packet& packet, unsigned at) noexcept;
   void flood(const ShardPort& from, Packet& packet, unsigned at) noexcept;
-  void flood_here(const ShardPort& from, Packet& packet, unsigned at) noexcept;
+  // `table`: the number of the table by which it was flooded.
+  void flood_here(const ShardPort& from, Packet& packet, unsigned at, std::uint16_t table) noexcept;
   void count_lost_flood(const ShardPort& from, Packet& packet, unsigned reactor) noexcept;
   // nullptr: the port has no endpoint for it.
   [[nodiscard]] Endpoint* choose(const ShardPort& port, Packet& packet) noexcept;

@@ -23,13 +23,23 @@ inline constexpr std::uint16_t vlans_max = 4096;
 using VlanSet = std::bitset<vlans_max>;
 
 struct Endpoint {
-  Port* port = nullptr;  // nullptr on every shard but its own
+  // nullptr on every shard but its own. While it moves, that of the old owner for what is still on
+  // its way there, and that of the new one.
+  Port* port = nullptr;
   std::uint16_t slot = 0;
-  std::uint16_t reactor = 0;
+  std::uint16_t reactor = 0;  // where this shard sends what is for it
+  // While it moves (endpoint_move.hpp): tables from number `moved_at` on send to `to`, those before
+  // to `from`. Else both are `reactor`.
+  std::uint16_t from = 0, to = 0, moved_at = 0;
   std::uint16_t owner = 0;  // position in ports
   // Scratch of the burst in progress: which packets go here, untagged and tagged.
   std::uint32_t plain = 0, tagged = 0;
   Endpoint* next = nullptr;  // list of touched endpoints
+
+  // Which reactor delivers to it what a shard with that table flooded.
+  [[nodiscard]] std::uint16_t owner_at(std::uint16_t table) const noexcept {
+    return static_cast<std::int16_t>(table - moved_at) < 0 ? from : to;
+  }
 };
 
 // How a port picks the endpoint of a packet: settled when the table is made.
@@ -65,6 +75,7 @@ struct VlanMembers {
 struct ShardTable {
   static constexpr std::uint16_t absent = 0xffff;
 
+  std::uint16_t number = 0;  // counts endpoints that began to move; goes round
   std::array<std::uint16_t, ports_max> by_id;
   std::array<std::uint16_t, vlans_max> by_vlan;
   std::vector<ShardPort> ports;

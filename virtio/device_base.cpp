@@ -1,34 +1,11 @@
 #include "virtio/device_base.hpp"
 
-#include <deque>
 #include <utility>
 
+#include "virtio/device_slot.hpp"
 #include "virtio/waiting_command.hpp"
 
 namespace millrace::virtio {
-
-struct DeviceBase::Slot {
-  std::unique_ptr<QueueWorker> worker;  // null: not started
-  unsigned reactor = 0;
-  bool attached = false, enabled = false;
-  Fault fault = Fault::none;
-  std::deque<std::function<void()>> operations;  // the first is under way
-};
-
-// Waits on the reactor until the queue is poisoned or taken off; one for each queue start.
-struct DeviceBase::FaultNotice final : base::Command {
-  FaultNotice(DeviceBase& d, unsigned i, QueueWorker& w) : device{d}, index{i}, worker{w} {}
-  base::Progress run(base::Reactor&) noexcept override {
-    if (worker.queue().poison_ != Fault::none) return base::Progress::done;
-    worker.queue().fault_notice_ = this;
-    return base::Progress::pending;
-  }
-  void done() override { device.noticed(index, worker.queue().poison_); }
-
-  DeviceBase& device;
-  unsigned index;
-  QueueWorker& worker;
-};
 
 // Calls `done` once, when everyone who held it has let go.
 class DeviceBase::Join {
@@ -121,18 +98,15 @@ void DeviceBase::run_start(const std::shared_ptr<QueueStart>& start, const Done&
   if (!queue) return refuse(queue.error().message);
   slot.worker = make_worker(*std::move(queue));
   if (slot.worker == nullptr) return refuse(name + " cannot start: the device has no means");
-  slot.reactor = place(index);
+  slot.reactor = slot.pin ? *slot.pin : pool_.place();
+  if (slot.pin) pool_.place_on(*slot.pin);
   slot.fault = Fault::none;
   QueueWorker& worker = *slot.worker;
 
   const auto attach = [&worker, refused = std::make_shared<base::Fd>()](base::Reactor& reactor) {
-    Queue& mine = worker.queue();
-    mine.reactor_ = &reactor;
-    // A descriptor that cannot be waited on is as good as none: the queue is polled.
-    if (mine.kick_.valid() && !reactor.watch(mine.kick_.get())) std::swap(mine.kick_, *refused);
-    reactor.add(worker);
-    worker.attached(reactor);
+    put_on(worker, reactor, *refused);
     // A predecessor may have published and died before it called.
+    const Queue& mine = worker.queue();
     if (mine.call_.valid()) reactor.calls().signal(mine.call_.get());
   };
   pool_.post(slot.reactor, attach, [this, index, done] {
@@ -144,7 +118,7 @@ void DeviceBase::run_start(const std::shared_ptr<QueueStart>& start, const Done&
       done({});
     });
   });
-  pool_.post(slot.reactor, std::make_unique<FaultNotice>(*this, index, worker));
+  pool_.post(slot.reactor, std::make_unique<Notice>(*this, index, worker));
 }
 
 void DeviceBase::noticed(unsigned index, Fault fault) {
@@ -183,23 +157,15 @@ void DeviceBase::detach(unsigned index, const Stopped& stopped) {
   QueueWorker* worker = slot.worker.get();
   const auto position = std::make_shared<std::uint32_t>(0);
   const auto run = [worker, position](base::Reactor& reactor) {
-    Queue& queue = worker->queue();
-    queue.publish_and_call(reactor.calls());
-    if (queue.kick_.valid()) reactor.unwatch(queue.kick_.get());
-    reactor.remove(*worker);
-    worker->detached(reactor);
-    *position = queue.position();
-    reactor.calls().flush();  // the descriptors are closed next
-    if (queue.fault_notice_ != nullptr) {
-      reactor.complete(*std::exchange(queue.fault_notice_, nullptr));
-    }
+    take_off(*worker, reactor);
+    *position = worker->queue().position();
   };
   pool_.post(slot.reactor, run, [this, index, stopped, position] {
     Slot& mine = *slots_[index];
     mine.attached = false;
     worker_stopped(*mine.worker);
     mine.worker.reset();
-    unplace(index, mine.reactor);
+    pool_.unplace(mine.reactor);
     finish(index);
     stopped(*position);
   });
@@ -304,6 +270,7 @@ DeviceBase::QueueStatus DeviceBase::queue_status(unsigned index) const {
   QueueStatus out;
   const Slot& slot = *slots_.at(index);
   out.fault = slot.fault;
+  out.pinned = slot.pin.has_value();
   if (slot.worker == nullptr) return out;
   const Queue& queue = slot.worker->queue();
   out.started = slot.attached;
@@ -315,15 +282,9 @@ DeviceBase::QueueStatus DeviceBase::queue_status(unsigned index) const {
   out.calls = queue.counters.calls.get();
   out.calls_suppressed = queue.counters.calls_suppressed.get();
   out.chains = queue.counters.chains.get();
+  out.busy_cycles = slot.worker->busy_cycles();
+  out.can_move = slot.attached && slot.worker->can_move();
   return out;
-}
-
-unsigned DeviceBase::place(unsigned) {
-  return pool_.place();
-}
-
-void DeviceBase::unplace(unsigned, unsigned reactor) {
-  pool_.unplace(reactor);
 }
 
 QueueWorker* DeviceBase::worker(unsigned index) const {

@@ -1,5 +1,5 @@
 // DeviceBase: the life of a device's queues across control and reactors, the same for every device
-// kind: place, start, enable, swap memory, log and call descriptors, poison, drain, stop.
+// kind: place, start, enable, swap memory, log and call descriptors, move, poison, drain, stop.
 //
 // Requests to one queue run one after the other, in the order they came: a stop that comes while a
 // start is under way waits for it. What a swap replaces (memory, log, descriptors) is dropped on
@@ -8,9 +8,11 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "base/handover.hpp"
 #include "base/reactor_pool.hpp"
 #include "virtio/device.hpp"
 #include "virtio/queue.hpp"
@@ -43,6 +45,15 @@ class DeviceBase : public Device {
     fault_hook_ = std::move(hook);
   }
 
+  // Makes another reactor the owner of a started queue, in its turn among the requests to it. Its
+  // driver notices nothing: what is in flight completes first, position, descriptors and counters
+  // stay. `done` comes from the event loop; it fails where there is no such queue or reactor, where
+  // the queue is not started, and for queues that stay where they are (QueueWorker::can_move()).
+  void move_queue(unsigned index, unsigned reactor, Done done);
+  // Where the queue shall be from its next start on; nothing: where the pool has room. It is not
+  // moved. The queue and the reactor must exist.
+  void pin_queue(unsigned index, std::optional<unsigned> reactor);
+
   // For status. A queue that is not started is reported as such.
   struct QueueStatus {
     bool started = false, enabled = false;
@@ -50,6 +61,8 @@ class DeviceBase : public Device {
     std::uint32_t size = 0;
     bool packed = false;
     std::uint64_t kicks_armed = 0, calls = 0, calls_suppressed = 0, chains = 0;
+    std::uint64_t busy_cycles = 0;  // since its start, on whichever reactor: base::Poller
+    bool pinned = false, can_move = false;
     Fault fault = Fault::none;
   };
   [[nodiscard]] QueueStatus queue_status(unsigned index) const;
@@ -74,12 +87,18 @@ class DeviceBase : public Device {
   virtual void worker_stopping(QueueWorker&, unsigned /*reactor*/, std::function<void()> next) {
     next();
   }
+  // Before a queue leaves its reactor for another, and after it arrived there. `go` must be called
+  // once with what else has to happen on the two (null: nothing), `next` once; both from the event
+  // loop or at once. In between nothing of the worker may be touched.
+  virtual void worker_moving(QueueWorker&, unsigned /*from*/, unsigned /*to*/,
+                             std::function<void(std::shared_ptr<base::Handover>)> go) {
+    go(nullptr);
+  }
+  virtual void worker_moved(QueueWorker&, unsigned /*reactor*/, std::function<void()> next) {
+    next();
+  }
   // The worker is off its reactor and about to be destroyed; take its counters over here.
   virtual void worker_stopped(QueueWorker&) {}
-  // Which reactor shall own queue `index`. Default: the pool's least loaded one. Override both or
-  // none.
-  [[nodiscard]] virtual unsigned place(unsigned index);
-  virtual void unplace(unsigned index, unsigned reactor);
   void config_changed() {
     if (config_hook_) config_hook_();
   }
@@ -89,14 +108,24 @@ class DeviceBase : public Device {
 
  private:
   struct Slot;
-  struct FaultNotice;
+  struct Notice;
+  struct Baton;
+  class Departure;
+  class Arrival;
   class Join;
+  // On its reactor: makes it the owner of a queue, and ends that.
+  static void put_on(QueueWorker& worker, base::Reactor& reactor, base::Fd& refused) noexcept;
+  static void take_off(QueueWorker& worker, base::Reactor& reactor) noexcept;
   void enqueue(unsigned index, std::function<void()> operation);
   void finish(unsigned index);
   void run_start(const std::shared_ptr<QueueStart>& start, const Done& done);
   void run_stop(unsigned index, const Stopped& stopped);
   void drain(unsigned index, const Stopped& stopped);
   void detach(unsigned index, const Stopped& stopped);
+  void run_move(unsigned index, unsigned reactor, const Done& done);
+  void hand_over(unsigned index, unsigned reactor, std::shared_ptr<base::Handover> handover,
+                 const Done& done);
+  void handed_over(unsigned index, unsigned reactor, const Done& done);
   void swap_memory(unsigned index, std::shared_ptr<const GuestMemory> memory,
                    const std::shared_ptr<Join>& all);
   void answer(Done done, base::Result<void> result);

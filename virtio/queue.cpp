@@ -99,6 +99,7 @@ void Queue::poison(Fault fault, base::CallSignal& calls) noexcept {
   if (error_.valid()) calls.signal(error_.get());
   if (fault_notice_ != nullptr) {
     CHECK(reactor_ != nullptr);
+    fault_notice_->fault = fault;
     reactor_->complete(*std::exchange(fault_notice_, nullptr));
   }
 }

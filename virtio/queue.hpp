@@ -28,6 +28,12 @@ struct QueueCounters {
   base::Counter faults;  // 1 once poisoned
 };
 
+// Tells control of a poisoned queue, or, with `fault` none, that it is taken off its reactor.
+class FaultNotice : public base::Command {
+ public:
+  Fault fault = Fault::none;
+};
+
 class Queue {
  public:
   // Control. Opens the ring in `start.memory`; a ring that does not fit is an error in one line.
@@ -96,7 +102,7 @@ class Queue {
   std::shared_ptr<InflightRegion> inflight_;
   base::Fd kick_, call_, error_;
   std::variant<SplitRing, PackedRing> ring_;
-  base::Command* fault_notice_ = nullptr;  // pending command; completing it tells control
+  FaultNotice* fault_notice_ = nullptr;  // pending; completing it tells control
   base::Reactor* reactor_ = nullptr;
 };
 
@@ -113,8 +119,12 @@ class QueueWorker : public base::Poller {
     return watched || queue_->fault() != Fault::none ? sleep_for_ever : 1'000'000;
   }
 
+  // Whether another reactor may take this queue over while it is in use: it is then quiesced,
+  // drained and detached here, and attached there, where it goes on. Thread: any.
+  [[nodiscard]] virtual bool can_move() const noexcept { return false; }
+
   // The reactor now owns this worker. Called after it was added as a poller; queue().enabled() says
-  // whether it may take at once.
+  // whether it may take at once. Ends what quiesce() began, where it came from another reactor.
   virtual void attached(base::Reactor& reactor) noexcept = 0;
   // Enabled or disabled (SET_VRING_ENABLE), already stored in queue().
   virtual void enabled_changed(bool enabled) noexcept = 0;

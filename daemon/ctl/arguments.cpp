@@ -17,7 +17,7 @@ constexpr std::array<std::string_view, 13> text_keys{
 
 json value_of(std::string_view key, const std::string& text) {
   if (std::find(text_keys.begin(), text_keys.end(), key) != text_keys.end()) return text;
-  if (key == "trunk" && !text.starts_with('[')) {
+  if ((key == "trunk" || key == "reactors") && !text.starts_with('[')) {
     const auto list = json::parse("[" + text + "]", nullptr, false);
     if (!list.is_discarded()) return list;
   }

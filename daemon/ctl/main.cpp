@@ -20,7 +20,8 @@ struct Request {
   Settings settings;
   StatusOptions status;
   VmRequest vm;
-  std::string kind, name, size, text, console;
+  std::string kind, name, size, text, console, reactor;
+  unsigned queue = 0;
   std::vector<std::string> words;
   unsigned count = 0;
   std::function<int()> run;
@@ -39,6 +40,14 @@ int flush_addresses(const Request& request) {
   auto arguments = nlohmann::json::object();
   if (!request.name.empty()) arguments["name"] = request.name;
   return execute(request.settings, "port-flush", arguments);
+}
+
+int move_queue(const Request& request) {
+  const auto number = nlohmann::json::parse(request.reactor, nullptr, false);
+  return execute(request.settings, "move-queue",
+                 {{"name", request.name},
+                  {"queue", request.queue},
+                  {"reactor", number.is_number() ? number : nlohmann::json(request.reactor)}});
 }
 
 void add_queries(CLI::App& app, Request& request) {
@@ -129,6 +138,12 @@ void add_changes(CLI::App& app, Request& request) {
                      {{"name", request.name}, {"size", request.size}});
     };
   });
+  auto* move = app.add_subcommand(
+      "move", "Moves a queue to a reactor and keeps it there; auto: where there is room");
+  move->add_option("unit", request.name, "A port, disk or companion")->required();
+  move->add_option("queue", request.queue, "Its index, as the lists have it")->required();
+  move->add_option("reactor", request.reactor, "Its index, or auto")->required();
+  move->callback([&request] { request.run = [&request] { return move_queue(request); }; });
 
   auto* flush = app.add_subcommand("flush", "Forgets learned addresses, of one port or of all");
   flush->add_option("port", request.name);

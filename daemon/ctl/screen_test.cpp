@@ -159,6 +159,26 @@ TEST(Screen, ColoursOnlyWhenAsked) {
   EXPECT_TRUE(render_status(both, both, options)[2].starts_with("\x1b[1m"));
 }
 
+TEST(Screen, ReactorsHaveTheirQueuesWithThem) {
+  const json queues =
+      json::array({{{"name", "web0"}, {"queue", 1}, {"load", 0.123}, {"pinned", true}},
+                   {{"name", "d"}, {"queue", 0}, {"load", 0.5}, {"pinned", false}}});
+  const auto lines = render_list("reactors",
+                                 json::array({{{"index", 0},
+                                               {"core", 2},
+                                               {"mode", "poll"},
+                                               {"load", 0.625},
+                                               {"sleeps", 7},
+                                               {"longest_round_ns", 900},
+                                               {"queues", queues}},
+                                              {{"index", 1}, {"load", 0.0}}}),
+                                 {});
+  EXPECT_EQ(lines, (Lines{"INDEX  CORE  MODE  LOAD  SLEEPS  LONGEST_ROUND_NS  QUEUES",
+                          "0      2     poll  62%   7       900               web0/1 12% pinned, "
+                          "d/0 50%",
+                          "1      -     -     0%    -       -                 -"}));
+}
+
 TEST(Screen, ListsAndCounters) {
   EXPECT_EQ(render_list("addresses",
                         json::array({{{"mac", "52:54:00:00:00:01"},

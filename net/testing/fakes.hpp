@@ -106,6 +106,21 @@ class FakeFabric final : public vswitch::Fabric {
     EXPECT_EQ(endpoints.erase(slot), 1u) << "removed twice";
     loop_.defer(std::move(done));
   }
+  void move_endpoint(vswitch::PortId, unsigned slot, unsigned reactor, Handed go) override {
+    EXPECT_TRUE(endpoints.contains(slot));
+    endpoints.at(slot).reactor = reactor;
+    ++moves_begun;
+    loop_.defer([go = std::move(go)] { go(nullptr); });
+  }
+  void end_move(vswitch::PortId, unsigned slot, Done done) override {
+    EXPECT_TRUE(endpoints.contains(slot));
+    ++moves_ended;
+    loop_.defer(std::move(done));
+  }
+  std::shared_ptr<base::Handover> move_sender(unsigned) override {
+    ++senders_moved;
+    return nullptr;
+  }
   void set_steering(vswitch::PortId port, std::shared_ptr<const vswitch::Steering> given,
                     Done done) override {
     EXPECT_EQ(port, 3);
@@ -126,7 +141,7 @@ class FakeFabric final : public vswitch::Fabric {
   std::vector<FakeBridge> bridges;
   std::map<unsigned, Endpoint> endpoints;  // by slot
   std::shared_ptr<const vswitch::Steering> steering;
-  int ports = 0;
+  int ports = 0, moves_begun = 0, moves_ended = 0, senders_moved = 0;
 
  private:
   std::vector<vswitch::PortCounters> counters_;

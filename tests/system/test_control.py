@@ -58,6 +58,7 @@ class Commands(ControlTest):
             "query-commands", "query-version", "query-status", "query-ports", "query-disks",
             "query-uplinks", "query-sessions", "query-reactors", "query-counters", "query-all",
             "query-metrics", "query-addresses", "port-add", "port-remove", "port-flush",
+            "move-queue",
             "disk-add", "disk-remove", "disk-resize", "uplink-add", "uplink-remove", "quit",
             "query-companions", "rng-add", "rng-remove", "console-add", "console-remove",
             "console-port-add", "console-port-remove", "balloon-add", "balloon-remove",
