@@ -203,6 +203,28 @@ void query_addresses(Topology& topology, const json& arguments, const Reply& rep
       });
 }
 
+json query_pfs(Topology& topology) {
+  return topology.pfs().status();
+}
+
+// Without "pci": all of them. "all": values that are as they should be are written, too.
+void apply_pf(Topology& topology, const json& arguments, const Reply& reply) {
+  std::string pci;
+  bool all = false;
+  Arguments given{arguments, "pf-apply"};
+  given.section().text("pci", pci);
+  given.section().flag("all", all);
+  const auto address = sriov::parse_pci_address(pci);
+  if (!pci.empty() && !address) {
+    given.section().problem("pci", "pci is \"" + pci + "\"; give one like \"0000:01:00.0\"");
+  }
+  if (const auto line = given.finish(); !line.empty()) return reply(refuse(line));
+  auto done = topology.pfs().apply(address, all);
+  if (done) return reply(*std::move(done));
+  const auto& line = done.error().message;
+  reply(refuse(line, line.starts_with("there is no") ? "DeviceNotFound" : "GenericError"));
+}
+
 json query_version(Topology&) {
   return version_object();
 }
@@ -220,6 +242,7 @@ qmp::CommandTable make_commands(Topology& topology, std::function<void()> quit) 
   add_query(table, topology, "query-disks", disks_of);
   add_query(table, topology, "query-companions", companions_of);
   add_query(table, topology, "query-uplinks", uplinks_of);
+  add_query(table, topology, "query-pfs", query_pfs);
   add_query(table, topology, "query-sessions", sessions_of);
   add_query(table, topology, "query-reactors", reactors_of);
   add_query(table, topology, "query-counters", counters_of);
@@ -262,6 +285,9 @@ qmp::CommandTable make_commands(Topology& topology, std::function<void()> quit) 
   });
   table.add("port-flush", [&topology](const json& arguments, const Reply& reply) {
     flush_port(topology, arguments, reply);
+  });
+  table.add("pf-apply", [&topology](const json& arguments, const Reply& reply) {
+    apply_pf(topology, arguments, reply);
   });
   table.add("quit", [quit = std::move(quit)](const json& arguments, const Reply& reply) {
     if (!arguments.empty()) return reply(refuse("quit takes no arguments"));

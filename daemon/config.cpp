@@ -140,7 +140,9 @@ Config parse_config(std::string_view toml, Problems& problems) {
   read_list(section, "balloon", config.companions, problems, read_balloon);
   read_list(section, "mem", config.companions, problems, read_mem);
   read_list(section, "uplink", config.uplinks, problems, read_uplink);
+  read_list(section, "pf", config.pfs, problems, read_pf);
   section.finish();
+  check_functions(config.pfs, problems);
   check_duplicates(config, problems);
   return config;
 }

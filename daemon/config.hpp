@@ -13,6 +13,7 @@
 #include "daemon/problems.hpp"
 #include "guest/config.hpp"
 #include "net/config.hpp"
+#include "sriov/wish.hpp"
 #include "switch/ethdev_port.hpp"
 #include "vhost/server.hpp"
 
@@ -53,6 +54,13 @@ struct GuestCompanion {
 // The sockets of a console's ports, in their order; none of other kinds.
 [[nodiscard]] std::vector<std::string> port_sockets(const GuestCompanion& companion);
 
+// A NIC's physical function, whose virtual functions we make, set up and lend.
+struct PfEntry {
+  sriov::PfWish wish;
+  Position at;
+  std::vector<Position> function_at;  // of each of wish.functions
+};
+
 struct UplinkEntry {
   vswitch::UplinkConfig uplink;
   Position at;
@@ -76,6 +84,7 @@ struct Config {
   std::vector<GuestDisk> disks;
   std::vector<GuestCompanion> companions;
   std::vector<UplinkEntry> uplinks;
+  std::vector<PfEntry> pfs;
 };
 
 // Reads a whole file's text. Every problem is noted; the Config is usable only where there is none.
@@ -99,5 +108,8 @@ void read_mem_size(Section& section, const char* key, std::uint64_t& bytes);
 void read_console_port(Section& section, guest::PortSettings& port);
 [[nodiscard]] UplinkEntry read_uplink(const Value& table, const std::string& title,
                                       Problems& problems);
+[[nodiscard]] PfEntry read_pf(const Value& table, const std::string& title, Problems& problems);
+// Physical functions and addresses that are there twice.
+void check_functions(const std::vector<PfEntry>& entries, Problems& problems);
 
 }  // namespace millrace::daemon

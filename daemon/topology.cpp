@@ -50,7 +50,10 @@ std::string event_of(std::string kind, const char* what) {
 }  // namespace
 
 Topology::Topology(base::EventLoop& loop, const Config& config)
-    : loop_{loop}, started_ns_{base::monotonic_ns()}, dpdk_mb_{config.dpdk_mb} {}
+    : loop_{loop},
+      started_ns_{base::monotonic_ns()},
+      dpdk_mb_{config.dpdk_mb},
+      pfs_{loop, [this](auto event, const auto& data) { emit(event, data); }} {}
 
 base::Result<std::unique_ptr<Topology>> Topology::make(base::EventLoop& loop,
                                                        const Config& config) {
@@ -85,6 +88,7 @@ base::Result<std::unique_ptr<Topology>> Topology::make(base::EventLoop& loop,
 }
 
 void Topology::add_all(const Config& config, Done done) {
+  if (auto applied = pfs_.start(config.pfs); !applied) return done(applied);
   add_next(std::make_shared<const Config>(config), 0, std::move(done));
 }
 

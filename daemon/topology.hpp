@@ -20,6 +20,7 @@
 #include "blk/uring_pool.hpp"
 #include "daemon/balancer.hpp"
 #include "daemon/config.hpp"
+#include "daemon/pfs.hpp"
 #include "guest/device.hpp"
 #include "guest/reclaimer.hpp"
 #include "net/device.hpp"
@@ -73,9 +74,10 @@ class Topology {
   Topology& operator=(const Topology&) = delete;
 
   void on_event(Events events) { events_ = std::move(events); }
-  // Adds all uplinks, ports and disks of `config`, one after the other; stops at the first failure
-  // (close() then takes back what was added). Waits a few seconds for an image that is locked: a
-  // predecessor that was killed holds it until its last transfer has ended.
+  // Applies the physical functions of `config`, then adds all uplinks, ports and disks, one after
+  // the other; stops at the first failure (close() then takes back what was added). Waits a few
+  // seconds for an image that is locked: a predecessor that was killed holds it until its last
+  // transfer has ended.
   void add_all(const Config& config, Done done);
 
   void add(GuestPort port, Done done);
@@ -114,6 +116,7 @@ class Topology {
   [[nodiscard]] std::vector<QueueLoad> queues() const {
     return balancer_ == nullptr ? std::vector<QueueLoad>{} : balancer_->queues();
   }
+  [[nodiscard]] Pfs& pfs() { return pfs_; }
   [[nodiscard]] vswitch::Fabric& fabric() { return *fabric_; }
   [[nodiscard]] blk::UringPool& rings() { return *rings_; }
   [[nodiscard]] std::uint64_t started_ns() const { return started_ns_; }
@@ -161,6 +164,7 @@ class Topology {
   std::unique_ptr<base::Result<void>> eal_;  // null: not started yet; it cannot be tried twice
 
   // The order is the order of need: what is destroyed last is needed by all.
+  Pfs pfs_;
   std::unique_ptr<base::ReactorPool> reactors_;
   std::unique_ptr<vswitch::Fabric> fabric_;
   std::unique_ptr<guest::Reclaimer> reclaimer_;

@@ -26,6 +26,7 @@ DOORS = [  # a dependency's headers, and the files that may include them
     (r"liburing\.h", r"^blk/uring|^bench/limit_uring"),
     (r"linux/kvm\.h", r"^vmm/kvm"),
     (r"linux/vfio\.h", r"^vfio/"),
+    (r"libmnl/libmnl\.h", r"^sriov/netlink"),
     (r"g(test|mock)/.*", TEST),
     (r"benchmark/.*", r"^bench/"),
 ]

@@ -8,6 +8,7 @@
 
 #include "daemon/ctl/arguments.hpp"
 #include "daemon/ctl/commands.hpp"
+#include "daemon/ctl/pf.hpp"
 #include "daemon/ctl/vm_words.hpp"
 #include "daemon/version.hpp"
 
@@ -20,6 +21,7 @@ struct Request {
   Settings settings;
   StatusOptions status;
   VmRequest vm;
+  PfRequest pf;
   std::string kind, name, size, text, console, reactor;
   unsigned queue = 0;
   std::vector<std::string> words;
@@ -178,6 +180,9 @@ int run(int argc, char** argv) {
   add_changes(app, request);
   add_others(app, request);
   add_vm(app, request.vm, [&request](std::function<int(const Settings&)> run) {
+    request.run = [&request, run = std::move(run)] { return run(request.settings); };
+  });
+  add_pf(app, request.pf, [&request](std::function<int(const Settings&)> run) {
     request.run = [&request, run = std::move(run)] { return run(request.settings); };
   });
   try {

@@ -72,7 +72,8 @@ def _run_once(flavours, cpus, memory_mb, deadline, shares, devices):
 
 
 def _prepare(flavours):
-    assets.initramfs(flavours[0])
+    if flavours:
+        assets.initramfs(flavours[0])
     for flavour in flavours[1:]:
         try:
             assets.initramfs(flavour)

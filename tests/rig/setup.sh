@@ -2,7 +2,7 @@
 
 packages_build="g++ meson ninja-build pkg-config libdpdk-dev liburing-dev libnuma-dev libboost-dev
   libspdlog-dev nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libsystemd-dev libgtest-dev
-  libgmock-dev libbenchmark-dev libpcap-dev libbsd-dev libjansson-dev"
+  libgmock-dev libbenchmark-dev libpcap-dev libbsd-dev libjansson-dev libmnl-dev"
 packages_guests="qemu-system-x86 busybox-static cpio kmod iperf3 ethtool e2fsprogs iproute2 python3"
 packages_tests="dpdk dpdk-dev debootstrap ccache clang-16 libclang-rt-16-dev gdb strace
   acpica-tools"

@@ -62,7 +62,7 @@ class Commands(ControlTest):
             "disk-add", "disk-remove", "disk-resize", "uplink-add", "uplink-remove", "quit",
             "query-companions", "rng-add", "rng-remove", "console-add", "console-remove",
             "console-port-add", "console-port-remove", "balloon-add", "balloon-remove",
-            "balloon-resize", "mem-add", "mem-remove", "mem-resize"})
+            "balloon-resize", "mem-add", "mem-remove", "mem-resize", "query-pfs", "pf-apply"})
 
     def test_arguments_that_are_not_wanted(self):
         for each in self.ask("query-commands"):

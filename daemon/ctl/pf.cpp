@@ -1,0 +1,123 @@
+#include "daemon/ctl/pf.hpp"
+
+#include <cstdio>
+#include <utility>
+
+#include "daemon/ctl/table.hpp"
+
+namespace millrace::ctl {
+
+namespace {
+
+using nlohmann::json;
+
+// Connects, executes, hands the answer to `show` or prints it as JSON.
+template <class Show>
+int ask(const Settings& settings, const char* command, const json& arguments, Show show) {
+  auto client = Client::connect(settings.socket, settings.who);
+  if (!client) return report(client.error());
+  const auto answer = client->execute(command, arguments);
+  if (!answer) return report(answer.error());
+  if (settings.json) {
+    std::printf("%s\n", answer->dump(2, ' ', false, json::error_handler_t::replace).c_str());
+  } else {
+    show(*answer);
+  }
+  return exit_ok;
+}
+
+int list(const Settings& settings) {
+  return ask(settings, "query-pfs", json::object(), [](const json& pfs) {
+    for (const auto& line : render_pfs(pfs, {})) std::printf("%s\n", line.c_str());
+  });
+}
+
+int apply(const Settings& settings, const PfRequest& request) {
+  json arguments{{"all", request.all}};
+  if (!request.pci.empty()) arguments["pci"] = request.pci;
+  return ask(settings, "pf-apply", arguments, [](const json& answer) {
+    for (const auto& each : answer) {
+      const auto pci = each.value("pci", "");
+      if (each["done"].empty()) std::printf("PF %s: as configured already\n", pci.c_str());
+      for (const auto& line : each["done"]) {
+        std::printf("PF %s: %s\n", pci.c_str(), line.get<std::string>().c_str());
+      }
+    }
+  });
+}
+
+std::string or_dash(const json& object, const char* key) {
+  if (!object.contains(key) || object[key].is_null()) return "-";
+  const auto& value = object[key];
+  if (value.is_boolean()) return value.get<bool>() ? "on" : "off";
+  const auto text = value.is_string() ? value.get<std::string>() : value.dump();
+  return text.empty() ? "-" : text;
+}
+
+std::string vlan_of(const json& vf) {
+  if (vf.value("vlan", 0) == 0) return "-";
+  return or_dash(vf, "vlan") + (vf.value("vlan_protocol", "") == "802.1ad" ? " (802.1ad)" : "");
+}
+
+std::string user_of(const json& vf) {
+  if (const auto lent = vf.value("lent_to", ""); !lent.empty()) return lent;
+  for (const auto& each : vf.value("held_by", json::array())) {
+    return "process " + each["pid"].dump() + " (" + each.value("name", "") + ")";
+  }
+  return "-";
+}
+
+}  // namespace
+
+std::vector<std::string> render_pfs(const json& pfs, const ScreenOptions& screen) {
+  std::vector<std::string> out;
+  for (const auto& pf : pfs) {
+    if (!out.empty()) out.emplace_back();
+    out.push_back("PF " + pf.value("pci", "") + "  " + or_dash(pf, "interface") + "  driver " +
+                  or_dash(pf, "driver") + "  " + (pf.value("link", false) ? "link up" : "no link") +
+                  "  " + std::to_string(pf["vfs"].size()) + " of " + or_dash(pf, "vfs_max") +
+                  " VFs" + (pf.value("adopted", false) ? ", adopted" : ""));
+    const auto problem = pf.value("problem", "");
+    out.push_back(problem.empty() ? "as configured" : "NOT as configured: " + problem);
+    if (pf["vfs"].empty()) continue;
+    Table table{{{"VF", Align::right},
+                 {"PCI"},
+                 {"DRIVER"},
+                 {"NODE"},
+                 {"MAC"},
+                 {"VLAN"},
+                 {"RATE", Align::right},
+                 {"SPOOF"},
+                 {"TRUST"},
+                 {"LINK"},
+                 {"USED BY", {}, 60}}};
+    for (const auto& vf : pf["vfs"]) {
+      table.add({or_dash(vf, "index"), or_dash(vf, "pci"), or_dash(vf, "driver"),
+                 or_dash(vf, "numa_node"), or_dash(vf, "mac"), vlan_of(vf),
+                 vf.value("max_rate", 0) == 0 ? "-" : or_dash(vf, "max_rate"),
+                 or_dash(vf, "spoof_check"), or_dash(vf, "trust"), or_dash(vf, "link"),
+                 user_of(vf)});
+    }
+    for (auto& line : table.lines(screen.width, "")) out.push_back(std::move(line));
+  }
+  return out;
+}
+
+void add_pf(CLI::App& app, PfRequest& request,
+            std::function<void(std::function<int(const Settings&)>)> choose) {
+  auto* const pf = app.add_subcommand("pf", "NICs' physical functions and their virtual functions");
+  pf->require_subcommand(1);
+  pf->fallthrough();
+  pf->add_subcommand("list", "Every one with its virtual functions, and who uses them")
+      ->callback([choose] { choose(list); });
+  auto* const again = pf->add_subcommand("apply", "Brings them to what the configuration says");
+  again->add_option("pci", request.pci, "0000:01:00.0; left out: all of them");
+  again->add_flag("--all", request.all,
+                  "Take the interface down and up and write all values, after a reset of the NIC "
+                  "that its driver did not notice");
+  again->callback([choose, &request] {
+    choose([&request](const Settings& settings) { return apply(settings, request); });
+  });
+}
+
+}  // namespace millrace::ctl

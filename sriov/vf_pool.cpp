@@ -1,0 +1,188 @@
+#include "sriov/vf_pool.hpp"
+
+#include <algorithm>
+#include <tuple>
+
+#include "base/check.hpp"
+#include "sriov/plan.hpp"
+
+namespace millrace::sriov {
+
+namespace {
+
+constexpr const char* lent_driver = "vfio-pci";
+
+std::string name_of(const PciAddress& physical, unsigned index) {
+  return "PF " + format(physical) + ": VF " + std::to_string(index);
+}
+
+}  // namespace
+
+// --- the lease ---
+
+VfLease::VfLease(VfLease&& other) noexcept
+    : pool_{std::exchange(other.pool_, nullptr)},
+      physical_{other.physical_},
+      function_{std::move(other.function_)} {}
+
+VfLease& VfLease::operator=(VfLease&& other) noexcept {
+  std::swap(pool_, other.pool_);
+  std::swap(physical_, other.physical_);
+  std::swap(function_, other.function_);
+  return *this;
+}
+
+VfLease::~VfLease() {
+  if (pool_ != nullptr) pool_->take_back(*this);
+}
+
+base::Result<void> VfLease::set(const Setting& setting) {
+  CHECK(pool_ != nullptr);
+  return pool_->set(*this, setting);
+}
+
+base::Result<VfValues> VfLease::values() const {
+  CHECK(pool_ != nullptr);
+  return pool_->values(physical_, function_.index);
+}
+
+// --- the pool ---
+
+VfPool::VfPool(const Sysfs& sysfs, Privileged& privileged, Warn warn)
+    : sysfs_{sysfs}, privileged_{privileged}, warn_{std::move(warn)} {}
+
+VfPool::~VfPool() {
+  CHECK(leases_.empty());
+}
+
+void VfPool::manage(const PciAddress& physical) {
+  if (std::ranges::find(managed_, physical) == managed_.end()) managed_.push_back(physical);
+}
+
+std::string VfPool::holder_of(const PciAddress& physical, unsigned index) const {
+  const auto found = leases_.find({physical, index});
+  return found == leases_.end() ? std::string{} : found->second.holder;
+}
+
+std::vector<VfPool::Candidate> VfPool::candidates(const VfRequest& request,
+                                                  std::string& why) const {
+  const auto add = [&why](const std::string& reason) { why += (why.empty() ? "" : "; ") + reason; };
+  const auto holders = vfio_holders(sysfs_);
+  std::vector<Candidate> out;
+  for (const auto& physical : managed_) {
+    if (request.physical && *request.physical != physical) continue;
+    const auto function = read_physical_function(sysfs_, physical);
+    if (!function) {
+      add(function.error().message);
+      continue;
+    }
+    const auto lent = static_cast<std::size_t>(std::ranges::count_if(
+        leases_, [&](const auto& each) { return each.first.first == physical; }));
+    if (function->functions.empty()) add("PF " + format(physical) + " has no VFs");
+    for (const auto& each : function->functions) {
+      const auto name = name_of(physical, each.index);
+      const auto used = use_of(each, holders);
+      if (const auto holder = holder_of(physical, each.index); !holder.empty()) {
+        add(name + " is lent to " + holder);
+      } else if (!used.empty()) {
+        add(name + " is held by " + used);
+      } else {
+        const bool far = request.node != base::any_node && each.node != base::any_node &&
+                         each.node != request.node;
+        out.push_back({physical, each, far, lent});
+      }
+    }
+  }
+  return out;
+}
+
+base::Result<void> VfPool::prepare(const VirtualFunction& function) {
+  if (function.driver != lent_driver) {
+    if (auto bound = privileged_.bind(function.address, lent_driver); !bound) return bound;
+  }
+  if (!function.group) {
+    return base::fail(
+        "it is in no IOMMU group; turn the IOMMU on (intel_iommu=on or amd_iommu=on "
+        "on the kernel's command line)");
+  }
+  // somebody whom /proc does not show may have it
+  const auto claim = privileged_.claim_group(*function.group);
+  return claim ? base::Result<void>{} : base::Unexpected{claim.error()};
+}
+
+base::Result<VfLease> VfPool::lease(const VfRequest& request) {
+  if (request.physical && std::ranges::find(managed_, *request.physical) == managed_.end()) {
+    return base::fail("there is no [[pf]] with pci = \"" + format(*request.physical) +
+                      "\"; add one, so that its VFs can be lent");
+  }
+  std::string why;
+  auto free = candidates(request, why);
+  std::ranges::sort(free, {}, [](const Candidate& each) {
+    return std::tuple{each.far, each.lent, each.physical, each.function.index};
+  });
+  for (auto& each : free) {
+    const auto name = name_of(each.physical, each.function.index);
+    if (auto ready = prepare(each.function); !ready) {
+      why += (why.empty() ? "" : "; ") + name + ": " + ready.error().message;
+      continue;
+    }
+    each.function.driver = lent_driver;
+    leases_.emplace(Key{each.physical, each.function.index},
+                    Lent{request.holder, each.function.address, {}});
+    return VfLease{this, each.physical, std::move(each.function)};
+  }
+  return base::fail("no VF is free: " + (why.empty() ? "there is no [[pf]]" : why));
+}
+
+base::Result<VfValues> VfPool::values(const PciAddress& physical, unsigned index) const {
+  const auto function = read_physical_function(sysfs_, physical);
+  if (!function) return base::Unexpected{function.error()};
+  if (function->netdev.empty()) {
+    return base::fail("PF " + format(physical) + " has no network interface");
+  }
+  const auto link = privileged_.link(function->netdev);
+  if (!link) return base::Unexpected{link.error()};
+  if (index >= link->functions.size()) {
+    return base::fail(name_of(physical, index) + " is gone");
+  }
+  return link->functions[index];
+}
+
+base::Result<void> VfPool::set(const VfLease& lease, const Setting& setting) {
+  const unsigned index = lease.function().index;
+  const auto name = name_of(lease.physical(), index) + ": " + format(setting) + ": ";
+  const auto now = values(lease.physical(), index);
+  if (!now) return base::fail(name + now.error().message);
+  const auto before = now->same_kind(setting);
+  if (before == setting) return {};
+  const auto netdev = read_physical_function(sysfs_, lease.physical())->netdev;
+  if (auto made = privileged_.set(netdev, index, setting); !made) {
+    return base::fail(name + made.error().message);
+  }
+  auto& lent = leases_.at({lease.physical(), index});
+  if (before && !lent.before.same_kind(setting)) lent.before.set(*before);
+  return {};
+}
+
+void VfPool::take_back(const VfLease& lease) {
+  const Key key{lease.physical(), lease.function().index};
+  const auto lent = leases_.extract(key);
+  CHECK(!lent.empty());
+  const auto name = name_of(key.first, key.second) + ": ";
+  // A physical function that was reset may have lost it, or have another one in its place.
+  const auto there = read_virtual_function(sysfs_, key.first, key.second);
+  if (!there || there->address != lent.mapped().address) return;
+  if (auto done = privileged_.reset(there->address); !done) {
+    warn_(name + "not reset when it was given back: " + done.error().message);
+  }
+  const auto netdev = read_physical_function(sysfs_, key.first);
+  const auto now = values(key.first, key.second);
+  for (const auto& setting : lent.mapped().before.list()) {
+    if (now && now->same_kind(setting) == setting) continue;
+    const auto back = netdev ? privileged_.set(netdev->netdev, key.second, setting)
+                             : base::Result<void>{base::Unexpected{netdev.error()}};
+    if (!back) warn_(name + format(setting) + " not restored: " + back.error().message);
+  }
+}
+
+}  // namespace millrace::sriov

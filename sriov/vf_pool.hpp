@@ -1,0 +1,110 @@
+// VfPool: lends the virtual functions of the managed physical functions, each to one holder.
+//
+// Which one: of those that nobody holds, first on the asked NUMA node, then of the physical
+// function that has lent the fewest, then the lowest index. A function that a process outside holds
+// (its group is open) or that a network interface of the host's is up on is never lent. Thread:
+// control. Nothing waits but a function's reset (some 100 ms, in the kernel).
+#pragma once
+
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/numa.hpp"
+#include "base/result.hpp"
+#include "sriov/functions.hpp"
+#include "sriov/privileged.hpp"
+#include "sriov/wish.hpp"
+
+namespace millrace::sriov {
+
+struct VfRequest {
+  std::string holder;                    // for a person: "uplink wan0"
+  std::optional<PciAddress> physical{};  // nullopt: of any
+  int node = base::any_node;             // where its user runs
+};
+
+class VfPool;
+
+// A function that is lent. Destroying it gives the function back: it is reset, and the settings
+// that it had when it was lent are restored. The holder has closed it by then. Must not outlive the
+// pool.
+class [[nodiscard]] VfLease {
+ public:
+  VfLease(VfLease&& other) noexcept;
+  VfLease& operator=(VfLease&& other) noexcept;
+  ~VfLease();
+
+  // Bound to vfio-pci.
+  [[nodiscard]] const VirtualFunction& function() const { return function_; }
+  [[nodiscard]] const PciAddress& physical() const { return physical_; }
+  // Changes a setting for as long as it is lent. Equal values are skipped: a change may reset the
+  // function, so its user sets what it needs before it opens it.
+  base::Result<void> set(const Setting& setting);
+  // The settings as they are now.
+  [[nodiscard]] base::Result<VfValues> values() const;
+
+ private:
+  friend class VfPool;
+  VfLease(VfPool* pool, PciAddress physical, VirtualFunction function)
+      : pool_{pool}, physical_{physical}, function_{std::move(function)} {}
+
+  VfPool* pool_;
+  PciAddress physical_;
+  VirtualFunction function_;
+};
+
+class VfPool {
+ public:
+  using Warn = std::function<void(const std::string& line)>;
+
+  // Both must outlive it. `warn` is told what could not be restored.
+  VfPool(const Sysfs& sysfs, Privileged& privileged, Warn warn);
+  // No lease is left.
+  ~VfPool();
+  VfPool(const VfPool&) = delete;
+  VfPool& operator=(const VfPool&) = delete;
+
+  // Lends from this physical function from now on. Its functions are looked up at each request.
+  void manage(const PciAddress& physical);
+
+  // The function is bound to vfio-pci when this answers. Errors: none is free, with what holds
+  // each; what failed has lent nothing.
+  base::Result<VfLease> lease(const VfRequest& request);
+
+  // Who has that function of ours; empty: nobody.
+  [[nodiscard]] std::string holder_of(const PciAddress& physical, unsigned index) const;
+  [[nodiscard]] std::size_t leased() const { return leases_.size(); }
+
+ private:
+  friend class VfLease;
+  using Key = std::pair<PciAddress, unsigned>;
+  struct Lent {
+    std::string holder;
+    PciAddress address;
+    VfValues before;  // only what the holder changed
+  };
+  struct Candidate {
+    PciAddress physical;
+    VirtualFunction function;
+    bool far = false;      // not on the asked node
+    std::size_t lent = 0;  // how many its physical function has lent
+  };
+
+  [[nodiscard]] std::vector<Candidate> candidates(const VfRequest& request, std::string& why) const;
+  base::Result<void> prepare(const VirtualFunction& function);
+  base::Result<void> set(const VfLease& lease, const Setting& setting);
+  [[nodiscard]] base::Result<VfValues> values(const PciAddress& physical, unsigned index) const;
+  void take_back(const VfLease& lease);
+
+  const Sysfs& sysfs_;
+  Privileged& privileged_;
+  Warn warn_;
+  std::vector<PciAddress> managed_;
+  std::map<Key, Lent> leases_;
+};
+
+}  // namespace millrace::sriov
