@@ -52,11 +52,16 @@ void add(GuestControl& guest, const json& given, const Reply& reply) {
   const auto kind = device_kind(driver);
   // Its region has to be there when the guest starts.
   if (!kind || *kind == DeviceOption::Kind::virtio_mem) {
-    arguments.wrong("\"driver\" is net, disk, rng, virtio-console, balloon, cpu or dimm");
+    arguments.wrong("\"driver\" is net, disk, rng, virtio-console, balloon, vfio, cpu or dimm");
   }
   auto device = device_of(kind.value_or(DeviceOption::Kind::net));
   device.id = arguments.text("id");
   if (!is_device_id(device.id)) arguments.wrong("\"id\" is made of letters, digits, - _ .");
+  if (device.kind == DeviceOption::Kind::vfio) {
+    device.address = arguments.text("address");
+    if (const auto line = arguments.finish(); !line.empty()) return reply(refuse(line));
+    return guest.add_device(device, [reply](const auto& result) { answer_with(result, reply); });
+  }
   device.socket = arguments.text("socket");
   if (device.kind == DeviceOption::Kind::net) {
     device.mac = arguments.optional_text("mac").value_or("");

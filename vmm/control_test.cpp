@@ -201,7 +201,7 @@ TEST_F(ControlTest, BadDevicesAreOneLine) {
     return refusal("device_add", changed);
   };
   EXPECT_EQ(with("driver", "gpu"),
-            "device_add: \"driver\" is net, disk, rng, virtio-console, balloon, cpu or dimm");
+            "device_add: \"driver\" is net, disk, rng, virtio-console, balloon, vfio, cpu or dimm");
   EXPECT_EQ(with("driver", 1), "device_add: \"driver\" has to be text");
   EXPECT_EQ(with("id", "a/b"), "device_add: \"id\" is made of letters, digits, - _ .");
   EXPECT_EQ(with("id", std::string(65, 'a')),

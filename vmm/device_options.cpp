@@ -33,6 +33,8 @@ DeviceKind kind_of(DeviceOption::Kind kind) {
       return DeviceKind::balloon;
     case DeviceOption::Kind::virtio_mem:
       return DeviceKind::mem;
+    case DeviceOption::Kind::vfio:
+      break;  // no virtio device
   }
   return DeviceKind::net;
 }

@@ -10,6 +10,10 @@ std::vector<std::uint32_t> requests_of_devices() {
   return {KVM_IOEVENTFD, KVM_IRQFD, static_cast<std::uint32_t>(set_gsi_routing), KVM_SIGNAL_MSI};
 }
 
+std::vector<std::uint32_t> requests_of_bars() {
+  return {KVM_SET_USER_MEMORY_REGION};
+}
+
 std::vector<std::uint32_t> requests_of_vcpus() {
   std::vector<std::uint32_t> requests{KVM_RUN};
   const auto devices = requests_of_devices();

@@ -13,6 +13,8 @@ struct KvmRequests {
 
 // What a guest's access to a register leads to on the thread of a device.
 [[nodiscard]] std::vector<std::uint32_t> requests_of_devices();
+// A guest that moves the BARs of a host function.
+[[nodiscard]] std::vector<std::uint32_t> requests_of_bars();
 // A vCPU's thread: running the guest comes first, then as a device's thread.
 [[nodiscard]] std::vector<std::uint32_t> requests_of_vcpus();
 

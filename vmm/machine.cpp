@@ -83,6 +83,7 @@ Result<std::unique_ptr<Machine>> Machine::make(const KvmSystem& system, const Ma
   machine->on_crash_loaded_ = config.on_crash_loaded;
   if (config.paused) machine->gate_.close();
   machine->confined_ = config.confined;
+  machine->passthrough_ = config.passthrough;
   auto ok = machine->add_platform(consoles);
   if (ok) ok = machine->add_pci(config);
   if (ok) ok = machine->make_vcpus(config.cpus);
@@ -164,7 +165,7 @@ void Machine::run_vcpu(KvmVcpu& vcpu, unsigned index) {
   const VcpuGate::Visitor visitor{gate_};
   visitor.pass();
   if (confined_) {
-    if (auto ok = confine_thread(ThreadKind::vcpu); !ok) {
+    if (auto ok = confine_thread(ThreadKind::vcpu, passthrough_); !ok) {
       return end(Ending::failed, ok.error().message);
     }
   }

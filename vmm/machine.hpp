@@ -23,6 +23,7 @@
 #include "vmm/cpu_state.hpp"
 #include "vmm/hotplug_ports.hpp"
 #include "vmm/ioapic.hpp"
+#include "vmm/kvm_bar_slots.hpp"
 #include "vmm/kvm_clock.hpp"
 #include "vmm/kvm_cpu_model.hpp"
 #include "vmm/kvm_interrupts.hpp"
@@ -42,11 +43,16 @@ namespace millrace::vmm {
 using MakeFunction = std::function<base::Result<std::unique_ptr<PciFunction>>(
     Doorbells&, Interrupts&, const GuestRam&)>;
 
+// The same for a function of the host, whose memory the guest gets mapped.
+using MakePassthrough = std::function<base::Result<std::unique_ptr<PciFunction>>(
+    BarSlots&, Interrupts&, const GuestRam&)>;
+
 // A device and its name.
 struct NamedFunction {
   std::string id;
   MakeFunction make;
-  bool removable = false;  // goes behind a root port, also when there from the start
+  bool removable = false;         // goes behind a root port, also when there from the start
+  MakePassthrough passthrough{};  // in place of `make`
 };
 
 // Where devices are (pci_layout.hpp), by id.
@@ -68,8 +74,9 @@ struct MachineConfig {
   std::function<void(const std::string& id)> on_unplugged{};
   // The guest's kernel panicked and runs its crash kernel. From a vCPU's thread.
   std::function<void()> on_crash_loaded{};
-  bool paused = false;    // starts with its vCPUs standing still
-  bool confined = false;  // in a sandbox: the threads narrow what they may do
+  bool paused = false;       // starts with its vCPUs standing still
+  bool confined = false;     // in a sandbox: the threads narrow what they may do
+  bool passthrough = false;  // the guest has functions of the host, or may get some
 };
 
 // How a guest's run ended.
@@ -107,6 +114,9 @@ class Machine {
   // device, one on bus 0, which has no slot to be taken from, or one that the guest was just asked
   // for.
   base::Result<void> unplug(const std::string& id);
+  // Takes a device behind a root port from the guest, whether that let go of it or not;
+  // on_unplugged follows. Nothing happens where there is no such device.
+  void take_away(const std::string& id);
   // The ids of the devices that are there.
   [[nodiscard]] std::vector<std::string> functions() const;
   [[nodiscard]] const DevicePlaces& places() const { return places_; }
@@ -148,6 +158,7 @@ class Machine {
   Machine(GuestRam ram, KvmVm vm, MemoryWindow high_window, Processors processors);
   base::Result<void> add_platform(const std::vector<Console*>& consoles);
   base::Result<void> add_pci(const MachineConfig& config);
+  void remove_behind(unsigned port);
   base::Result<void> put_in(const std::string& id, base::Result<std::unique_ptr<PciFunction>> made,
                             unsigned place, bool running);
   [[nodiscard]] std::optional<unsigned> free_place(unsigned from) const;
@@ -163,6 +174,7 @@ class Machine {
   GuestRam ram_;
   KvmVm vm_;
   KvmInterrupts interrupts_{vm_};
+  KvmBarSlots bar_slots_{vm_};
   Bus ports_, memory_;
   Ioapic ioapic_{interrupts_};
   PowerPorts power_;
@@ -181,7 +193,7 @@ class Machine {
   VcpuGate gate_;
   KvmClock clock_{vm_};
   std::function<void()> on_crash_loaded_;
-  bool confined_ = false;
+  bool confined_ = false, passthrough_ = false;
   std::atomic<bool> started_{false}, stopping_{false}, crash_said_{false};
   base::Fd ended_;
   mutable std::mutex mutex_;  // for the ending

@@ -43,6 +43,7 @@ Result<void> Machine::add_pci(const MachineConfig& config) {
 }
 
 Result<std::unique_ptr<PciFunction>> Machine::make_function(const NamedFunction& function) {
+  if (function.passthrough) return function.passthrough(bar_slots_, interrupts_, ram_);
   return function.make(vm_, interrupts_, ram_);
 }
 
@@ -106,18 +107,26 @@ std::vector<std::string> Machine::functions() const {
 void Machine::take_released() {
   eventfd_t count = 0;
   ::eventfd_read(released_.get(), &count);
-  while (const auto port = pci_.released_port()) {
-    // No vCPU reaches it any more; what it has ends here, outside of every lock.
-    pci_.unplug_behind(*port).reset();
-    const auto same = [&](const auto& device) {
-      return device.second == pci_layout::first_port_place + *port;
-    };
-    const auto found = std::ranges::find_if(places_, same);
-    if (found == places_.end()) continue;
-    const auto id = found->first;
-    places_.erase(found);
-    if (on_unplugged_) on_unplugged_(id);
-  }
+  while (const auto port = pci_.released_port()) remove_behind(*port);
+}
+
+void Machine::take_away(const std::string& id) {
+  const auto found = places_.find(id);
+  if (found == places_.end() || !pci_layout::is_behind_port(found->second)) return;
+  remove_behind(pci_layout::port_of(found->second));
+}
+
+void Machine::remove_behind(unsigned port) {
+  // No vCPU reaches it any more; what it has ends here, outside of every lock.
+  pci_.unplug_behind(port).reset();
+  const auto same = [&](const auto& device) {
+    return device.second == pci_layout::first_port_place + port;
+  };
+  const auto found = std::ranges::find_if(places_, same);
+  if (found == places_.end()) return;
+  const auto id = found->first;
+  places_.erase(found);
+  if (on_unplugged_) on_unplugged_(id);
 }
 
 }  // namespace millrace::vmm

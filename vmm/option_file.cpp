@@ -76,6 +76,7 @@ class OptionReader {
     const bool many = option->get_items_expected_max() > 1;
     if (!many && is_given(dashed)) return;
     if (flag) return read_flag(name, node);
+    if (name == "vfio-allow") return read_list(name, node);
     if (many) return read_many(name, node);
     const auto text = text_of(node);
     if (!text) return wrong_kind(name, node, "text or a number");
@@ -89,6 +90,16 @@ class OptionReader {
     const auto* const flag = node.as_boolean();
     if (flag == nullptr) return wrong_kind(name, node, "true or false");
     if (flag->get()) add("--" + name, {}, node);
+  }
+
+  // One that is given many times, and is no device.
+  void read_list(const std::string& name, const toml::node& node) {
+    const auto* const list = node.as_array();
+    const bool texts = list != nullptr && std::ranges::all_of(*list, [](const toml::node& one) {
+                         return one.is_string();
+                       });
+    if (!texts) return wrong_kind(name, node, "a list of texts");
+    for (const auto& one : *list) add("--" + name, one.as_string()->get(), one);
   }
 
   void read_many(const std::string& name, const toml::node& node) {

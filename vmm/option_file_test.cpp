@@ -70,6 +70,20 @@ wait = false
 socket = "/c"
 )";
 
+TEST_F(OptionFileTest, FunctionsOfTheHost) {
+  const auto options = parse(
+      "kernel = \"k\"\nvfio-allow = [\"0000:01:10.2\", \"0000:01:10.4\"]\n"
+      "[[vfio]]\naddress = \"0000:01:10.0\"\nid = \"nic\"\n");
+  ASSERT_TRUE(options) << said;
+  ASSERT_EQ(options->devices.size(), 1u);
+  EXPECT_EQ(options->devices[0].address, "0000:01:10.0");
+  EXPECT_EQ(options->devices[0].id, "nic");
+  EXPECT_EQ(options->functions,
+            (std::vector<std::string>{"0000:01:10.2", "0000:01:10.4", "0000:01:10.0"}));
+  EXPECT_EQ(refused("kernel = \"k\"\nvfio-allow = \"0000:01:10.2\"\n"),
+            std::vector<std::string>{"guest.toml:2:14: vfio-allow is text; give a list of texts"});
+}
+
 TEST_F(OptionFileTest, SaysWhatACommandLineSays) {
   const auto options = parse(whole);
   ASSERT_TRUE(options) << said;

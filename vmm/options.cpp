@@ -10,6 +10,7 @@
 
 #include "base/check.hpp"
 #include "base/units.hpp"
+#include "vfio/host_function.hpp"
 #include "vmm/option_file.hpp"
 #include "vmm/platform.hpp"
 #include "vmm/profile.hpp"
@@ -45,12 +46,16 @@ constexpr std::array device_kinds{
     DeviceKindOption{Kind::virtio_mem, "--virtio-mem",
                      "Memory that grows and shrinks on the back-end's word, up to SIZE: "
                      "socket=PATH,size=SIZE[,queue-size=N][,wait=no]"},
+    DeviceKindOption{
+        Kind::vfio, "--vfio",
+        "A PCI function of the host, bound to vfio-pci there, all of it for the guest: "
+        "0000:01:10.0[,id=NAME]"},
 };
 // The driver fills the queues of a companion with buffers of whole pages.
 constexpr unsigned companion_queue_size = 64;
 
 bool is_companion(Kind kind) {
-  return kind != Kind::net && kind != Kind::disk;
+  return kind != Kind::net && kind != Kind::disk && kind != Kind::vfio;
 }
 
 Result<unsigned> parse_number(const std::string& key, const std::string& text, unsigned most) {
@@ -63,7 +68,26 @@ Result<unsigned> parse_number(const std::string& key, const std::string& text, u
   return number;
 }
 
+// One has an address and a name, and nothing else.
+Result<void> set_function_key(DeviceOption& device, const std::string& key,
+                              const std::string& value) {
+  if (key == "id") {
+    if (!is_device_id(value))
+      return fail("id=" + value + ": give 1 to 64 letters, digits, '-', '_', '.'");
+    device.id = value;
+  } else if (key == "address") {
+    if (!vfio::is_pci_address(value)) {
+      return fail("'" + value + "' is no PCI address such as 0000:01:10.0 (lspci -D)");
+    }
+    device.address = value;
+  } else {
+    return fail("cannot use " + key + "=" + value);
+  }
+  return {};
+}
+
 Result<void> set_key(DeviceOption& device, const std::string& key, const std::string& value) {
+  if (device.kind == Kind::vfio) return set_function_key(device, key, value);
   constexpr unsigned queues_max = 256, queue_size_max = 32768;
   if (key == "socket" && !value.empty()) {
     device.socket = value;
@@ -139,6 +163,10 @@ void declare(CLI::App& app, Options& options, Texts& texts) {
     app.add_option(device_kinds[i].name, texts.devices[i], device_kinds[i].help)
         ->allow_extra_args(false);
   }
+  app.add_option("--vfio-allow", options.functions,
+                 "The address of a PCI function of the host that may be plugged in while the guest "
+                 "runs; it is held for that from the start")
+      ->allow_extra_args(false);
   app.add_option("--hotplug-slots", options.hotplug_slots,
                  "Free PCI slots for devices that are plugged in while the guest runs (default 8)");
   app.add_option("--console", texts.console,
@@ -197,6 +225,30 @@ std::string finish_devices(Options& options) {
   return {};
 }
 
+// All functions of the host, each once, and what goes with them.
+std::string finish_functions(Options& options) {
+  for (const auto& address : options.functions) {
+    if (!vfio::is_pci_address(address)) {
+      return "--vfio-allow " + address + ": that is no PCI address such as 0000:01:10.0 (lspci -D)";
+    }
+  }
+  for (const auto& device : options.devices) {
+    if (device.kind == Kind::vfio) options.functions.push_back(device.address);
+  }
+  std::set<std::string> seen;
+  for (const auto& address : options.functions) {
+    if (!seen.insert(address).second) return "the function " + address + " is named twice";
+  }
+  if (options.functions.empty()) return {};
+  for (const auto& device : options.devices) {
+    if (device.kind != Kind::balloon && device.kind != Kind::virtio_mem) continue;
+    return "--" + name_of(device.kind) +
+           " takes memory from the guest that functions of the host may be writing to: leave it "
+           "out, or --vfio";
+  }
+  return {};
+}
+
 // The machine: its profile, its processors, its memory.
 std::string set_sizes(Options& options, const Texts& texts) {
   const auto profile = find_profile(texts.machine);
@@ -247,7 +299,8 @@ std::string finish(const CLI::App& app, Options& options, const Texts& texts) {
       options.devices.push_back(*std::move(device));
     }
   }
-  return finish_devices(options);
+  if (auto wrong = finish_devices(options); !wrong.empty()) return wrong;
+  return finish_functions(options);
 }
 
 // The file that --config names; an empty one where there is none. Says what is wrong with it.
@@ -291,6 +344,8 @@ DeviceOption device_of(Kind kind) {
   DeviceOption device;
   device.kind = kind;
   if (is_companion(kind)) device.queue_size = companion_queue_size;
+  // The host may want it back.
+  device.removable = kind == Kind::vfio;
   return device;
 }
 
@@ -321,10 +376,19 @@ Result<DeviceOption> parse_device(DeviceOption::Kind kind, const std::string& te
     const auto part = text.substr(at, end - at);
     at = end + 1;
     const auto equals = part.find('=');
+    const bool bare = device.kind == Kind::vfio && equals == std::string::npos;
+    if (bare) {
+      if (auto ok = set_key(device, "address", part); !ok) return wrong(ok.error().message);
+      continue;
+    }
     if (equals == std::string::npos) return wrong("'" + part + "' is no KEY=VALUE");
     if (auto ok = set_key(device, part.substr(0, equals), part.substr(equals + 1)); !ok) {
       return wrong(ok.error().message);
     }
+  }
+  if (device.kind == Kind::vfio) {
+    if (device.address.empty()) return wrong("give the function's address: 0000:01:10.0");
+    return device;
   }
   if (device.socket.empty()) return wrong("give the back-end's socket: socket=PATH");
   if (device.kind == Kind::virtio_mem && device.size == 0) {

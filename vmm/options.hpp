@@ -19,14 +19,16 @@ inline constexpr int exit_power_off = 0, exit_failed = 1, exit_usage = 2, exit_r
                      exit_panicked = 4;
 
 // "--net socket=PATH[,id=NAME][,mac=..][,queues=N][,queue-size=N][,wait=no][,removable=yes]",
-// --disk without a mac, and the others without mac and queues; --virtio-mem with size=SIZE.
+// --disk without a mac, and the others without mac and queues; --virtio-mem with size=SIZE;
+// "--vfio ADDRESS[,id=NAME]".
 struct DeviceOption {
-  enum class Kind { net, disk, rng, virtio_console, balloon, virtio_mem };
+  enum class Kind { net, disk, rng, virtio_console, balloon, virtio_mem, vfio };
   Kind kind = Kind::net;
   std::string id;  // left out on the command line: net0, net1, disk0...
   std::string socket;
-  std::string mac;      // empty: the back-end's
-  unsigned queues = 0;  // 0: as many as the back-end has
+  std::string address{};  // vfio: the host's function, 0000:01:10.0; it has no socket
+  std::string mac;        // empty: the back-end's
+  unsigned queues = 0;    // 0: as many as the back-end has
   unsigned queue_size = 256;
   std::uint64_t size = 0;  // virtio-mem: the most that the guest can have of it, in bytes
   unsigned memory = 0;     // virtio-mem: its place in Options::ram.managed
@@ -43,6 +45,7 @@ struct Options {
   std::vector<std::string> consoles;    // one a serial port
   std::vector<DeviceOption> devices;    // in the order of the command line, ids unique
   unsigned hotplug_slots = 8;           // for devices that come later
+  std::vector<std::string> functions;   // addresses on the host: those of devices, and allowed ones
   bool restart = false;                 // a guest's reset starts it again; else it ends the process
   bool sandbox = true;
   std::string log_level = "info";

@@ -121,6 +121,12 @@ TEST(Options, WhatIsWrongIsNamed) {
       {{"--kernel", "k", "--name", "a b"}, "--name a b"},
       {{"--kernel", "k", "--console", "-", "--second-console", "-"}, "--second-console"},
       {{"--kernel", "k", "--ksm"}, "KSM never merges shared memory"},
+      {{"--kernel", "k", "--vfio", "01:10.0"}, "'01:10.0' is no PCI address"},
+      {{"--kernel", "k", "--vfio", "id=nic"}, "give the function's address"},
+      {{"--kernel", "k", "--vfio", "0000:01:10.0,socket=/s"}, "cannot use socket=/s"},
+      {{"--kernel", "k", "--vfio-allow", "eth0"}, "--vfio-allow eth0: that is no PCI address"},
+      {{"--kernel", "k", "--vfio", "0000:01:10.0", "--vfio-allow", "0000:01:10.0"}, "named twice"},
+      {{"--kernel", "k", "--vfio", "0000:01:10.0", "--balloon", "socket=/b"}, "--balloon takes"},
       {{"--kernel", "k", "--nonsense"}, "--nonsense"},
   };
   for (const auto& [words, piece] : cases) {
@@ -139,6 +145,23 @@ TEST(Options, LeftOutIsOneVcpuOnThisTerminal) {
   EXPECT_EQ(parsed.options->ram.bytes, 256u << 20);
   EXPECT_FALSE(parsed.options->restart);
   EXPECT_TRUE(parsed.options->devices.empty());
+}
+
+TEST(Options, FunctionsOfTheHost) {
+  const auto parsed =
+      parse({"--kernel", "k", "--vfio", "0000:01:10.0", "--vfio", "address=0000:01:10.2,id=nic",
+             "--vfio-allow", "0000:01:10.4", "--hotplug-slots", "1"});
+  ASSERT_TRUE(parsed.options) << parsed.said;
+  const auto& options = *parsed.options;
+  ASSERT_EQ(options.devices.size(), 2u);
+  EXPECT_EQ(options.devices[0].address, "0000:01:10.0");
+  EXPECT_EQ(options.devices[0].id, "vfio0");
+  EXPECT_EQ(options.devices[1].address, "0000:01:10.2");
+  EXPECT_EQ(options.devices[1].id, "nic");
+  EXPECT_EQ(options.functions,
+            (std::vector<std::string>{"0000:01:10.4", "0000:01:10.0", "0000:01:10.2"}));
+  // Each is behind a port, from which it can be taken.
+  EXPECT_EQ(options.pci_ports(), 3u);
 }
 
 TEST(Options, DevicesHaveIds) {

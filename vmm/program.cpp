@@ -106,6 +106,7 @@ Result<void> Program::set_up() {
   if (!watch) return base::Unexpected{watch.error()};
   signal_watch_ = *std::move(watch);
   if (auto ok = set_up_control(); !ok) return ok;
+  if (auto ok = set_up_functions(); !ok) return ok;
   for (const auto& where : options_.consoles) {
     auto console = Console::make(loop_, where, [this] { ask_to_stop(); });
     if (!console) return base::Unexpected{console.error()};
@@ -130,7 +131,7 @@ Result<void> Program::shut_in() const {
   };
   add(options_.control);
   for (const auto& console : options_.consoles) add(Console::socket_path(console));
-  return enter_sandbox(folders);
+  return enter_sandbox(folders, functions_ != nullptr);
 }
 
 Result<MachineConfig> Program::make_config() {
@@ -143,6 +144,7 @@ Result<MachineConfig> Program::make_config() {
   config.cpu_model = options_.cpu_model;
   config.memory_added = memory_added_;
   config.confined = options_.sandbox;
+  config.passthrough = functions_ != nullptr;
   for (const auto& device : devices_) {
     auto function = function_of(device.option);
     if (!function) return base::Unexpected{function.error()};
@@ -175,6 +177,7 @@ Result<Ending> Program::run_once(const KvmSystem& system, const MachineConfig& c
   loop_.run();
   watch->reset();
   stop_adding();
+  wanted_back_.clear();
   (*machine)->stop();
   (*machine)->take_released();  // what the guest let go of in its last moment
   places_ = (*machine)->places();
@@ -187,6 +190,7 @@ Result<Ending> Program::run_once(const KvmSystem& system, const MachineConfig& c
   }
   finish_dump();
   machine_ = nullptr;
+  if (!failure_.empty()) return fail(failure_);
   if (quit_wanted_) return Ending::power_off;
   if (reset_wanted_ && !ended_by_force_) return Ending::reset;
   if (ended_by_force_) return fail("the guest was stopped before it had powered itself off");

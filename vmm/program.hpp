@@ -5,6 +5,7 @@
 #include <sys/signalfd.h>
 
 #include <list>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -17,6 +18,7 @@
 #include "vmm/device_making.hpp"
 #include "vmm/dump.hpp"
 #include "vmm/guest_control.hpp"
+#include "vmm/host_functions.hpp"
 #include "vmm/loop_mailbox.hpp"
 #include "vmm/machine.hpp"
 #include "vmm/options.hpp"
@@ -83,6 +85,14 @@ class Program final : public GuestControl {
   base::Result<void> begin_adding(const DeviceOption& device, AddDone& done);
   void finish_adding(unsigned number);
   void stop_adding();
+  // program_functions.cpp
+  base::Result<void> set_up_functions();
+  base::Result<NamedFunction> passthrough_of(const DeviceOption& device,
+                                             std::function<void(unsigned queues)> made);
+  [[nodiscard]] base::Result<void> check_memory_use(const DeviceOption& device) const;
+  [[nodiscard]] std::string id_of_function(const std::string& address) const;
+  void on_function_failed(const std::string& address);
+  void on_function_wanted(const std::string& address);
   Plugged* find_device(const std::string& id);
   void on_device_change(const std::string& id, bool connected, const std::string& why);
   void on_unplugged(const std::string& id);
@@ -107,6 +117,9 @@ class Program final : public GuestControl {
   bool asked_to_stop_ = false, ended_by_force_ = false;
 
   std::unique_ptr<LoopMailbox> mailbox_;
+  std::unique_ptr<HostFunctions> functions_;                   // of the host; empty: none was named
+  std::map<std::string, base::EventLoop::Timer> wanted_back_;  // by id, while the guest is asked
+  std::string failure_;                                        // why the guest is stopped
   std::vector<Plugged> devices_;
   std::list<Adding> adding_;
   unsigned last_adding_ = 0;

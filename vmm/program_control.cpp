@@ -55,7 +55,8 @@ std::vector<DeviceStatus> Program::devices() const {
   std::vector<DeviceStatus> list;
   for (const auto& each : devices_) {
     const auto& option = each.option;
-    list.push_back({option.id, option.kind, option.socket, each.connected, each.queues});
+    const auto& where = option.kind == DeviceOption::Kind::vfio ? option.address : option.socket;
+    list.push_back({option.id, option.kind, where, each.connected, each.queues});
   }
   return list;
 }
@@ -132,7 +133,8 @@ Result<void> Program::remove_device(const std::string& id) {
 
 void Program::on_unplugged(const std::string& id) {
   std::erase_if(devices_, [&](const Plugged& each) { return each.option.id == id; });
-  spdlog::info("device {} is gone: the guest let go of it", id);
+  wanted_back_.erase(id);
+  spdlog::info("device {} is gone from the guest", id);
   emit("DEVICE_DELETED", {{"device", id}, {"path", "/machine/peripheral/" + id}});
 }
 

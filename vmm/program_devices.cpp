@@ -21,6 +21,7 @@ constexpr std::chrono::seconds answer_limit{2};
 
 Result<NamedFunction> Program::function_of(const DeviceOption& device, std::function<int()> cancel,
                                            std::function<void(unsigned queues)> made) {
+  if (device.kind == DeviceOption::Kind::vfio) return passthrough_of(device, std::move(made));
   DeviceWatch watch;
   watch.made = std::move(made);
   watch.changed = [this, id = device.id, number = machines_](bool connected,
@@ -59,6 +60,7 @@ Result<void> Program::begin_adding(const DeviceOption& device, AddDone& done) {
     return fail("there is a device \"" + device.id + "\" already");
   }
   if (auto ok = machine_->has_room_for(device.id); !ok) return ok;
+  if (auto ok = check_memory_use(device); !ok) return ok;
   const auto number = ++last_adding_;
   auto& adding = adding_.emplace_back();
   adding.number = number;
@@ -107,7 +109,8 @@ void Program::finish_adding(unsigned number) {
   }
   // The guest has it now, and a restart of the guest waits for it as for any other.
   devices_.back().option.wait = true;
-  spdlog::info("device {} plugged in: {}", option.id, option.socket);
+  spdlog::info("device {} plugged in: {}", option.id,
+               option.address.empty() ? option.socket : option.address);
   adding.done({});
 }
 

@@ -26,15 +26,18 @@ enum class ThreadKind {
 };
 
 // The calls that a kind of thread may make. `removes_files`: of the main thread, its sockets' files
-// at the end; else that is refused (EPERM).
-[[nodiscard]] std::vector<CallRule> rules_of(ThreadKind kind, bool removes_files = false);
+// at the end; else that is refused (EPERM). `passthrough`: of main and vcpu, the guest has
+// functions of the host, or may get some.
+[[nodiscard]] std::vector<CallRule> rules_of(ThreadKind kind, bool removes_files = false,
+                                             bool passthrough = false);
 
 // Shuts this process in. Called once, by the main thread, while there is no other.
 // `socket_folders`: where it may remove files, which only Landlock can limit: without it none. One
 // line in the log where the kernel lacks something.
-base::Result<void> enter_sandbox(std::span<const std::string> socket_folders);
+base::Result<void> enter_sandbox(std::span<const std::string> socket_folders,
+                                 bool passthrough = false);
 
 // Narrows what this thread, made by the main thread in the sandbox, may do.
-base::Result<void> confine_thread(ThreadKind kind);
+base::Result<void> confine_thread(ThreadKind kind, bool passthrough = false);
 
 }  // namespace millrace::vmm

@@ -12,6 +12,7 @@
 
 #include <cerrno>
 
+#include "vfio/calls.hpp"
 #include "vmm/kvm_calls.hpp"
 #include "vmm/sandbox.hpp"
 
@@ -132,7 +133,7 @@ Rules for_clients() {
 // other.
 constexpr std::uint32_t tcgets2 = 0x802c'542a, tcsets2 = 0x402c'542b, tcsetsw2 = 0x402c'542c;
 
-Rules for_main(bool removes_files) {
+Rules for_main(bool removes_files, bool passthrough) {
   // KVM's requests, and the terminal's modes: they are put back at the end.
   CallRule control{.call = SYS_ioctl,
                    .argument = 1,
@@ -145,6 +146,7 @@ Rules for_main(bool removes_files) {
                                {tcsetsw2},
                                {FIONREAD},
                                {FIONBIO}}};
+  if (passthrough) control.choices.push_back({vfio::Requests::value, vfio::Requests::mask});
   Rules rules{control};
   add(rules, for_every_thread());
   add(rules, for_sockets());
@@ -158,10 +160,17 @@ Rules for_main(bool removes_files) {
 
 }  // namespace
 
-std::vector<CallRule> rules_of(ThreadKind kind, bool removes_files) {
-  if (kind == ThreadKind::main) return for_main(removes_files);
+std::vector<CallRule> rules_of(ThreadKind kind, bool removes_files, bool passthrough) {
+  if (kind == ThreadKind::main) return for_main(removes_files, passthrough);
   const bool vcpu = kind == ThreadKind::vcpu;
-  Rules rules{requests(vcpu ? requests_of_vcpus() : requests_of_devices())};
+  auto allowed = vcpu ? requests_of_vcpus() : requests_of_devices();
+  if (vcpu && passthrough) {
+    for (const auto request : requests_of_bars()) allowed.push_back(request);
+    for (const auto request : vfio::requests_of_functions()) allowed.push_back(request);
+  }
+  Rules rules{requests(allowed)};
+  // A function's registers, where they are not mapped.
+  if (vcpu && passthrough) add(rules, unconditional({SYS_pread64, SYS_pwrite64}));
   add(rules, for_every_thread());
   if (!vcpu) add(rules, for_sockets());
   return rules;

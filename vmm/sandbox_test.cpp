@@ -24,6 +24,7 @@
 #include <thread>
 
 #include "base/fd.hpp"
+#include "vfio/calls.hpp"
 #include "vmm/kvm_calls.hpp"
 #include "vmm/landlock.hpp"
 
@@ -132,6 +133,32 @@ TEST(Sandbox, EachKindOfThreadMayDoItsOwnWork) {
   EXPECT_EQ(behind(ThreadKind::vcpu, remove), killed);
 }
 
+// Whether any of the requests would come through these rules.
+bool lets_through(const std::vector<CallRule>& rules, std::uint32_t request) {
+  return std::ranges::any_of(rules, [request](const CallRule& rule) {
+    return rule.call == SYS_ioctl &&
+           std::ranges::any_of(rule.choices, [request](const ArgumentRule& choice) {
+             return (request & choice.mask) == choice.value;
+           });
+  });
+}
+
+TEST(Sandbox, OnlyAGuestWithFunctionsOfTheHostMayUseVfio) {
+  const auto requests = vfio::requests_of_functions();
+  ASSERT_FALSE(requests.empty());
+  for (const auto request : requests) {
+    EXPECT_EQ(request & vfio::Requests::mask, vfio::Requests::value);
+    for (const auto kind : kinds) EXPECT_FALSE(lets_through(rules_of(kind), request));
+    EXPECT_TRUE(lets_through(rules_of(ThreadKind::main, false, true), request));
+    EXPECT_TRUE(lets_through(rules_of(ThreadKind::vcpu, false, true), request));
+    EXPECT_FALSE(lets_through(rules_of(ThreadKind::back_end, false, true), request));
+  }
+  for (const auto request : requests_of_bars()) {
+    EXPECT_FALSE(lets_through(rules_of(ThreadKind::vcpu), request));
+    EXPECT_TRUE(lets_through(rules_of(ThreadKind::vcpu, false, true), request));
+  }
+}
+
 // Whether whatever `part` lets through `whole` does too.
 bool covers(const CallRule& whole, const CallRule& part) {
   if (whole.call != part.call || whole.refusal != part.refusal) return false;
@@ -146,20 +173,22 @@ bool covers(const CallRule& whole, const CallRule& part) {
 }
 
 TEST(Sandbox, TheMainThreadMayWhatItsThreadsMay) {
-  const auto main = rules_of(ThreadKind::main);
-  for (const auto kind : {ThreadKind::vcpu, ThreadKind::back_end}) {
-    const auto rules = rules_of(kind);
-    EXPECT_GT(rules.size(), 20u);
-    for (const auto& rule : rules) {
-      EXPECT_TRUE(std::ranges::any_of(main, [&](const auto& own) { return covers(own, rule); }))
-          << "call " << rule.call;
+  for (const bool passthrough : {false, true}) {
+    const auto main = rules_of(ThreadKind::main, false, passthrough);
+    for (const auto kind : {ThreadKind::vcpu, ThreadKind::back_end}) {
+      const auto rules = rules_of(kind, false, passthrough);
+      EXPECT_GT(rules.size(), 20u);
+      for (const auto& rule : rules) {
+        EXPECT_TRUE(std::ranges::any_of(main, [&](const auto& own) { return covers(own, rule); }))
+            << "call " << rule.call;
+      }
     }
-  }
-  for (const auto kind : kinds) {
-    auto rules = rules_of(kind);
-    std::ranges::sort(rules, {}, &CallRule::call);
-    EXPECT_EQ(std::ranges::adjacent_find(rules, {}, &CallRule::call), rules.end())
-        << "a second rule of a call is never reached";
+    for (const auto kind : kinds) {
+      auto rules = rules_of(kind, false, passthrough);
+      std::ranges::sort(rules, {}, &CallRule::call);
+      EXPECT_EQ(std::ranges::adjacent_find(rules, {}, &CallRule::call), rules.end())
+          << "a second rule of a call is never reached";
+    }
   }
 }
 

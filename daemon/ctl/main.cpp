@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "daemon/ctl/arguments.hpp"
+#include "daemon/ctl/check_host.hpp"
 #include "daemon/ctl/commands.hpp"
 #include "daemon/ctl/pf.hpp"
 #include "daemon/ctl/vm_words.hpp"
@@ -153,6 +154,11 @@ void add_changes(CLI::App& app, Request& request) {
 }
 
 void add_others(CLI::App& app, Request& request) {
+  app.add_subcommand("check-host",
+                     "Says what this host lacks for PCI functions in user space; asks no daemon")
+      ->callback([&request] {
+        request.run = [&request] { return show_host(request.settings.json, "/"); };
+      });
   app.add_subcommand("quit", "Drains and ends the daemon")->callback([&request] {
     request.run = [&request] {
       return execute(request.settings, "quit", nlohmann::json::object());

@@ -23,6 +23,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 MODULES = ["virtio_pci", "virtio_net", "virtio_blk", "ext4", "8021q", "failover", "net_failover",
            "virtio-rng", "virtio_console", "virtio_balloon", "virtio_mem",
            "button", "evdev", "pvpanic-mmio",
+           "igbvf",  # of the generic flavour alone
            "crc32c_generic"]  # ext4 asks the kernel for it by another name: no dependency
 PROGRAMS = ["/usr/bin/iperf3", "/usr/sbin/ethtool", "/usr/sbin/mkfs.ext4", "/usr/sbin/e2fsck",
             "/usr/sbin/ip"]

@@ -1,0 +1,214 @@
+"""Functions of the host that a stock guest drives itself: a virtual function of an igb NIC, made by
+hand, with the guest's own igbvf driver on it."""
+
+import os
+import sys
+import threading
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from tests.rig import inside, settings
+from tests.rig.case import SystemTest
+from tests.rig.process import run, wait_for
+from tests.rig.qmp import Qmp, QmpError
+from tests.rig.vmm import Vmm
+
+FUNCTIONS = "/sys/bus/pci/devices"
+PF = "0000:01:00.0"
+FIRST, SECOND = "0000:01:10.0", "0000:01:10.2"
+MACS = {FIRST: "52:54:00:00:07:02", SECOND: "52:54:00:00:07:03"}
+HOST_IP, GUEST_IP = "10.7.0.1", "10.7.0.2"
+POWERED_OFF, FAILED, WRONG_USAGE = 0, 1, 2
+
+
+def write(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def read(path):
+    with open(path) as file:
+        return file.read().strip()
+
+
+def driver_of(address):
+    link = f"{FUNCTIONS}/{address}/driver"
+    return os.path.basename(os.readlink(link)) if os.path.exists(link) else None
+
+
+def bind(address, driver):
+    """Takes the function from whoever has it; a driver of None: nobody gets it."""
+    if driver_of(address):
+        write(f"{FUNCTIONS}/{address}/driver/unbind", address)
+    write(f"{FUNCTIONS}/{address}/driver_override", f"{driver or ''}\n")
+    if driver:
+        write("/sys/bus/pci/drivers_probe", address)
+
+
+def make_functions():
+    """Two virtual functions with addresses, bound to vfio-pci. Answers the name of the NIC whose
+    they are."""
+    nic = os.listdir(f"{FUNCTIONS}/{PF}/net")[0]
+    run(["ip", "link", "set", nic, "up"])
+    if read(f"{FUNCTIONS}/{PF}/sriov_numvfs") == "0":
+        write(f"{FUNCTIONS}/{PF}/sriov_drivers_autoprobe", "0")
+        write(f"{FUNCTIONS}/{PF}/sriov_numvfs", "2")
+        for number, mac in enumerate(MACS.values()):
+            run(["ip", "link", "set", nic, "vf", str(number), "mac", mac])
+        run(["ip", "addr", "add", f"{HOST_IP}/24", "dev", nic])
+    wait_for("the NIC's link", lambda: read(f"/sys/class/net/{nic}/carrier") == "1", 30)
+    for address in MACS:
+        if driver_of(address) != "vfio-pci":
+            bind(address, "vfio-pci")
+    return nic
+
+
+class Functions(SystemTest):
+    def setUp(self):
+        super().setUp()
+        self.nic = make_functions()
+
+    def guest(self, *more, name="a", **keys):
+        control = str(self.work / f"{name}.control")
+        guest = self.use(Vmm(self.work, name, flavour="generic", more=["--control", control, *more],
+                             **keys))
+        guest.control = control
+        return guest
+
+    def take_up(self, guest, address=FIRST):
+        """The guest's own driver on the function."""
+        guest.must("modprobe igbvf")
+        nic = wait_for("the guest's NIC", lambda: guest.interface(MACS[address]), 60)
+        guest.must(f"ip addr replace {GUEST_IP}/24 dev {nic}; ip link set {nic} up")
+        return nic
+
+    def ping(self, guest):
+        """Through the function, to the host's side of the same NIC."""
+        wait_for("the host to answer",
+                 lambda: guest.run(f"ping -c 1 -W 2 {HOST_IP}")[0] == 0, 60)
+        self.assertIn(" 0% packet loss", guest.must(f"ping -c 3 -i 0.2 -W 5 {HOST_IP}"))
+
+    def refuse(self, said, *more):
+        """What the program says, one line, when it is started like that."""
+        vmlinuz = Vmm(self.work, "r", flavour="generic").command[2]
+        done = run([settings.program("millrace-vmm"), "--kernel", vmlinuz, "--console", "none",
+                    "--log-level", "error",
+                    *more], check=False)
+        self.assertIn(done.returncode, (FAILED, WRONG_USAGE))
+        self.assertRegex(done.stdout, said)
+        self.assertEqual(len(done.stdout.splitlines()), 1, done.stdout)
+
+
+class Passthrough(Functions):
+    def test_guest_drives_a_function(self):
+        guest = self.guest("--vfio", FIRST, "--reboot", "restart").start()
+        nic = self.take_up(guest)
+        self.ping(guest)
+        interrupts = guest.must(f"grep {nic} /proc/interrupts")
+        self.assertRegex(interrupts, r"PCI-MSI")
+        self.report(f"{len(interrupts.splitlines())} vectors; {FIRST} answers")
+        # the guest's start over is the function's, too
+        guest.reboot()
+        self.assertEqual(guest.run(f"ip link show {nic} 2>/dev/null")[1], "")
+        self.take_up(guest)
+        self.ping(guest)
+        # a VMM that dies leaves nothing behind that keeps others from the function
+        guest.process.process.kill()
+        guest.process.wait()
+        again = self.guest("--vfio", FIRST, name="b").start()
+        self.take_up(again)
+        self.ping(again)
+        self.assertEqual(again.stop(), POWERED_OFF)
+
+    def test_comes_and_goes(self):
+        guest = self.guest("--vfio-allow", FIRST).start()
+        with Qmp(guest.control) as qmp:
+            for _ in range(2):
+                qmp("device_add", driver="vfio", id="nic", address=FIRST)
+                self.assertEqual([each["driver"] for each in qmp("query-devices")], ["vfio"])
+                self.take_up(guest)
+                self.ping(guest)
+                qmp("device_del", id="nic")
+                self.assertEqual(qmp.wait_event("DEVICE_DELETED")["data"]["device"], "nic")
+            self.assertEqual(qmp("query-devices"), [])
+            with self.assertRaisesRegex(QmpError, f"--vfio-allow {SECOND}"):
+                qmp("device_add", driver="vfio", id="other", address=SECOND)
+        self.assertEqual(guest.stop(), POWERED_OFF)
+
+    def test_host_wants_it_back(self):
+        """The host's administrator takes the function from vfio-pci: that waits for the guest."""
+        guest = self.guest("--vfio", FIRST).start()
+        self.take_up(guest)
+        self.ping(guest)
+        with Qmp(guest.control) as qmp:
+            taking = threading.Thread(target=bind, args=(FIRST, None))
+            taking.start()
+            try:
+                self.assertEqual(qmp.wait_event("DEVICE_RECALLED")["data"],
+                                 {"device": "vfio0", "address": FIRST})
+                self.assertEqual(qmp.wait_event("DEVICE_DELETED")["data"]["device"], "vfio0")
+            finally:
+                taking.join(60)
+            self.assertFalse(taking.is_alive())
+        self.assertIsNone(driver_of(FIRST))
+        self.assertEqual(guest.run("ls /sys/class/net | grep -v lo")[1], "")  # it runs on
+        self.assertRegex(guest.log(), f"the host wants {FIRST} back")
+        self.assertNotRegex(guest.log(), "did not let go")
+        self.assertEqual(guest.stop(), POWERED_OFF)
+
+    def test_guest_that_keeps_it_loses_it(self):
+        guest = self.guest("--vfio", FIRST).start()
+        self.take_up(guest)
+        with Qmp(guest.control) as qmp:
+            qmp("stop")  # a guest that stands still lets go of nothing
+            taking = threading.Thread(target=bind, args=(FIRST, None))
+            taking.start()
+            qmp.wait_event("DEVICE_DELETED")
+            taking.join(60)
+            self.assertFalse(taking.is_alive())
+            self.assertRegex(guest.log(), "did not let go of device vfio0 in 20 s")
+            qmp("cont")
+        guest.must("true")
+        self.assertEqual(guest.stop(), POWERED_OFF)
+
+
+class Refused(Functions):
+    def test_one_line_each(self):
+        self.refuse("there is no PCI function 0000:01:1f.7", "--vfio", "0000:01:1f.7")
+        self.refuse("'eth0' is no PCI address", "--vfio", "eth0")
+        self.refuse(f"{PF} belongs to the driver igb: bind it to vfio-pci", "--vfio", PF)
+        bind(SECOND, None)
+        self.refuse(f"{SECOND} has no driver: bind it to vfio-pci", "--vfio-allow", SECOND)
+
+    def test_held_by_another_guest(self):
+        self.guest("--vfio-allow", FIRST).start()
+        self.refuse(f"{FIRST}: /dev/vfio/\d+: another process holds IOMMU group",
+                    "--vfio", FIRST)
+
+    def test_locked_memory(self):
+        """A user with a limit, whom the capability to ignore it does not help."""
+        vmlinuz = Vmm(self.work, "r", flavour="generic").command[2]
+        done = run(["setpriv", "--bounding-set", "-ipc_lock", "--inh-caps", "-ipc_lock", "prlimit",
+                    "--memlock=8388608", settings.program("millrace-vmm"), "--kernel", vmlinuz,
+                    "--console", "none", "--log-level", "error", "--vfio", FIRST],
+                   check=False)
+        self.assertEqual(done.returncode, FAILED)
+        self.assertRegex(done.stdout, f"{FIRST}: cannot map 256 MiB at IOVA 0x0 for devices: .* "
+                         r"may lock 8.00 MiB: raise the limit")
+        self.assertEqual(len(done.stdout.splitlines()), 1, done.stdout)
+
+    def test_check_host(self):
+        millctl = settings.program("millctl")
+        done = run([millctl, "check-host"], check=False)
+        self.assertRegex(done.stdout, r"(?m)^ok +IOMMU: \d+ groups$")
+        self.assertRegex(done.stdout, r"(?m)^ok +interrupts: are remapped$")
+        self.assertRegex(done.stdout, r"(?m)^ok +VFIO: is loaded$")
+        self.assertRegex(done.stdout, rf"(?m)^ok +{PF}: .*driver igb, \d+ virtual functions")
+        self.assertRegex(done.stdout, rf"(?m)^ok +{FIRST}: .*vfio-pci: ready")
+        bind(FIRST, None)
+        done = run([millctl, "check-host"], check=False)
+        self.assertRegex(done.stdout, rf"(?m)^note +{FIRST}: .*has no driver: bind it")
+
+
+if __name__ == "__main__":
+    inside.main(("generic",))
