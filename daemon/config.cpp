@@ -55,6 +55,7 @@ void read_memory(const Value& table, Config& config, Problems& problems) {
   const std::string title = "[memory]";
   Section section{members(table, title, problems), table.at(), title, problems};
   section.number("dpdk_mb", config.dpdk_mb, 32, 1u << 20);
+  section.flag("dpdk_hugepages", config.dpdk_hugepages);
   section.finish();
 }
 

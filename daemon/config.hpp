@@ -79,6 +79,7 @@ struct Config {
 
   vswitch::FabricConfig fabric;
   unsigned dpdk_mb = 256;  // taken when the first uplink opens
+  bool dpdk_hugepages = false;
 
   std::vector<GuestPort> ports;
   std::vector<GuestDisk> disks;

@@ -1,6 +1,7 @@
 // Reads [[port]] and [[uplink]].
 #include "base/mac.hpp"
 #include "daemon/config_common.hpp"
+#include "daemon/uplink_check.hpp"
 
 namespace millrace::daemon {
 
@@ -8,24 +9,49 @@ namespace {
 
 constexpr unsigned addresses_of_a_port_max = 1u << 20;
 
-void read_mac(Section& section, net::Config& device) {
+// One station's address.
+std::optional<base::Mac> read_station(Section& section) {
   const auto* value = section.find("mac");
-  if (value == nullptr) return;
+  if (value == nullptr) return std::nullopt;
   std::string text;
   section.text("mac", text);
-  if (value->text() == nullptr) return;
+  if (value->text() == nullptr) return std::nullopt;
   const auto mac = base::parse_mac(text);
   if (!mac) {
-    return section.problem("mac",
-                           "mac is \"" + text + "\"; give six bytes like \"52:54:00:00:00:01\"");
+    section.problem("mac", "mac is \"" + text + "\"; give six bytes like \"52:54:00:00:00:01\"");
+    return std::nullopt;
   }
   if (((*mac)[0] & 1) != 0 || *mac == vswitch::Mac{}) {
-    return section.problem("mac", "mac " + text +
-                                      " is not one station's address; give a unicast "
-                                      "address like \"52:54:00:00:00:01\"");
+    section.problem("mac", "mac " + text +
+                               " is not one station's address; give a unicast "
+                               "address like \"52:54:00:00:00:01\"");
+    return std::nullopt;
   }
-  device.mac = *mac;
-  device.port.static_macs = {*mac};
+  return mac;
+}
+
+// Either `device`, one of DPDK's own, or `pci`, a function.
+void read_uplink_device(Section& section, vswitch::UplinkConfig& uplink) {
+  uplink.pci = section.has("pci");
+  const char* const key = uplink.pci ? "pci" : "device";
+  if (uplink.pci && section.has("device")) {
+    section.problem("device", "both pci and device are given; give one of them");
+  }
+  if (!uplink.pci) section.require(key, "\"net_tap0,iface=mill0\", or pci = \"0000:01:00.0\"");
+  section.text(key, uplink.device);
+  const auto* value = section.find(key);
+  if (value == nullptr || value->text() == nullptr) return;
+  if (!uplink.pci && uplink.device.empty()) {
+    section.problem(key, "device is empty; give a DPDK device like \"net_tap0,iface=mill0\"");
+  }
+  if (!uplink.pci) return;
+  const auto address = parse_pci_address(uplink.device);
+  if (!address) {
+    return section.problem(key, "pci is \"" + uplink.device +
+                                    "\"; give a function's whole address, as lspci -D does: "
+                                    "\"0000:01:00.0\"");
+  }
+  uplink.device = *address;
 }
 
 }  // namespace
@@ -42,7 +68,8 @@ GuestPort read_port(const Value& table, const std::string& title, Problems& prob
   // The index in KICK, CALL and ERR has 8 bits: 256 queues, the control queue among them.
   const unsigned pairs_max = device.control_queue ? net::pairs_max - 1 : net::pairs_max;
   section.number("queues", device.pairs, 1, pairs_max);
-  read_mac(section, device);
+  device.mac = read_station(section);
+  if (device.mac) device.port.static_macs = {*device.mac};
   section.number("mtu", device.mtu, 68, 65'535);
   read_reactor_list(section, port.reactors);
   port.reactors_at = section.at("reactors");
@@ -66,11 +93,10 @@ UplinkEntry read_uplink(const Value& table, const std::string& title, Problems& 
   auto& uplink = entry.uplink;
   Section section{members(table, title, problems), table.at(), titled(table, title), problems};
   read_name(section, uplink.name);
-  section.require("device", "\"net_tap0,iface=mill0\"");
-  section.text("device", uplink.device);
-  if (section.has("device") && section.find("device")->text() != nullptr && uplink.device.empty()) {
-    section.problem("device", "device is empty; give a DPDK device like \"net_tap0,iface=mill0\"");
-  }
+  read_uplink_device(section, uplink);
+  section.number("queues", uplink.queues, 1, vswitch::Fabric::reactors_max);
+  section.number("mtu", uplink.mtu, 68, 9216);
+  uplink.mac = read_station(section);
   // An uplink leads to a whole network: its share of the table is the table.
   uplink.port.addresses_max = 65'536;
   read_switch_side(section, uplink.port);

@@ -195,6 +195,42 @@ isolated = true
   EXPECT_TRUE(uplink.port.uplink);
   EXPECT_TRUE(uplink.port.isolated);
   EXPECT_EQ(uplink.port.trunk, (std::vector<std::uint16_t>{1, 4094}));
+  EXPECT_FALSE(uplink.pci);
+  EXPECT_EQ(uplink.queues, 1u);
+  EXPECT_EQ(uplink.mtu, 0);
+  EXPECT_FALSE(uplink.mac);
+}
+
+TEST(Config, ReadsEveryKeyOfAHardwareUplink) {
+  const auto config = parsed(R"(
+[memory]
+dpdk_hugepages = true
+[[uplink]]
+name = "wire"
+pci = "0000:0A:10.2"
+queues = 4
+mtu = 9000
+mac = "52:54:00:00:00:01"
+)");
+  EXPECT_TRUE(config.dpdk_hugepages);
+  ASSERT_EQ(config.uplinks.size(), 1u);
+  const auto& uplink = config.uplinks[0].uplink;
+  EXPECT_TRUE(uplink.pci);
+  EXPECT_EQ(uplink.device, "0000:0a:10.2");
+  EXPECT_EQ(uplink.queues, 4u);
+  EXPECT_EQ(uplink.mtu, 9000);
+  EXPECT_EQ(uplink.mac, (vswitch::Mac{0x52, 0x54, 0, 0, 0, 1}));
+}
+
+TEST(Config, RefusesWhatIsNoUplinkDevice) {
+  EXPECT_EQ(refused("[[uplink]]\nname = \"u\"\n"),
+            (Lines{"m.toml:1:1: [[uplink]] u: device is missing; give device = "
+                   "\"net_tap0,iface=mill0\", or pci = \"0000:01:00.0\""}));
+  EXPECT_EQ(refused("[[uplink]]\nname = \"u\"\npci = \"01:00.0\"\n"),
+            (Lines{"m.toml:3:7: [[uplink]] u: pci is \"01:00.0\"; give a function's whole address, "
+                   "as lspci -D does: \"0000:01:00.0\""}));
+  EXPECT_EQ(refused("[[uplink]]\nname = \"u\"\npci = \"0000:01:00.0\"\ndevice = \"net_tap0\"\n"),
+            (Lines{"m.toml:4:10: [[uplink]] u: both pci and device are given; give one of them"}));
 }
 
 struct Refusal {

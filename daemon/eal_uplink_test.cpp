@@ -25,10 +25,20 @@ class UplinkTest : public ::testing::Test {
     const auto started = daemon::start_eal(128);
     if (!started) GTEST_SKIP() << started.error().message;
   }
+  static UplinkConfig named(const std::string& device, const PortConfig& port) {
+    UplinkConfig config;
+    config.name = "up";
+    config.device = device;
+    config.port = port;
+    return config;
+  }
   std::unique_ptr<Uplink> open(const std::string& device, const PortConfig& port = {}) {
+    return open(named(device, port));
+  }
+  std::unique_ptr<Uplink> open(const UplinkConfig& config) {
     std::unique_ptr<Uplink> out;
     board.finish([&](Fabric::Done done) {
-      auto opened = open_uplink({"up", device, port}, board.pool(), board.fabric(), done);
+      auto opened = open_uplink(config, board.pool(), board.fabric(), done);
       if (opened) {
         out = *std::move(opened);
       } else {
@@ -100,6 +110,22 @@ TEST_F(UplinkTest, SaysWhatIsWrong) {
   close(std::move(first));
 }
 
+TEST_F(UplinkTest, RefusesWhatTheDeviceCannot) {
+  auto config = named("net_ring7", {});
+  config.queues = 64;
+  EXPECT_EQ(open(config), nullptr);
+  EXPECT_NE(reason.find("queues with its driver net_ring, 64 are asked for; give queues = "),
+            std::string::npos)
+      << reason;
+  config = named("net_tap7,iface=mru" + std::to_string(::getpid() % 100'000), {});
+  config.mtu = 9000;
+  EXPECT_EQ(open(config), nullptr);
+  if (reason.find("cannot plug it in") != std::string::npos) GTEST_SKIP() << reason;
+  EXPECT_NE(reason.find("is an interface of the host with an mtu of 1500, 9000 is asked for"),
+            std::string::npos)
+      << reason;
+}
+
 TEST_F(UplinkTest, NullReceivesAndForgets) {
   auto uplink = open("net_null0,size=100");
   ASSERT_NE(uplink, nullptr) << reason;
@@ -108,7 +134,7 @@ TEST_F(UplinkTest, NullReceivesAndForgets) {
   EXPECT_EQ(status.name, "up");
   EXPECT_TRUE(status.link_up);
   // It receives without end; its frames have no source address.
-  auto& counters = board.counters(uplink->port(), status.reactor);
+  auto& counters = board.counters(uplink->port(), status.queues.front().reactor);
   board.wait([&] { return counters.tx_packets.get() > 1000; });
   EXPECT_GT(counters.drop_source.get(), 0u);
   const PortId port = board.port({});
@@ -132,7 +158,7 @@ TEST_F(UplinkTest, RingLoopsFramesBack) {
   // it.
   const Bytes frame = plain_frame(everybody, mac(1), 9, 1514);
   board.send(port, {frame});
-  auto& counters = board.counters(uplink->port(), uplink->status().reactor);
+  auto& counters = board.counters(uplink->port(), uplink->status().queues.front().reactor);
   board.wait([&] { return counters.tx_packets.get() >= 1; });
   board.settle();
   EXPECT_EQ(counters.tx_bytes.get(), 1518u);
@@ -156,7 +182,7 @@ TEST_F(UplinkTest, PcapCarriesWhatTheWireWouldSee) {
   auto& end = board.endpoint(port);
   auto uplink = open("net_pcap0,rx_pcap=" + in + ",tx_pcap=" + out);
   ASSERT_NE(uplink, nullptr) << reason;
-  const unsigned reactor = uplink->status().reactor;
+  const unsigned reactor = uplink->status().queues.front().reactor;
   auto& counters = board.counters(uplink->port(), reactor);
   board.wait([&] { return counters.tx_packets.get() == 2; });
   board.settle();
@@ -199,7 +225,9 @@ TEST_F(UplinkTest, TapComesAndGoes) {
     EXPECT_EQ(uplink->status().mtu, 1500);
     const PortId port = board.port({});
     board.send(port, {plain_frame(everybody, mac(1), 0, 60)});
-    EXPECT_EQ(board.counters(uplink->port(), uplink->status().reactor).rx_packets.get(), 1u);
+    EXPECT_EQ(
+        board.counters(uplink->port(), uplink->status().queues.front().reactor).rx_packets.get(),
+        1u);
     close(std::move(uplink));
     EXPECT_EQ(::if_nametoindex(name.c_str()), 0u);
   }

@@ -131,7 +131,8 @@ json port_status(Topology& topology, const PortUnit& unit) {
   port["queues"] = config.pairs;
   port["mac"] = config.mac ? json(base::format_mac(*config.mac)) : json();
   port["mtu"] = config.mtu == 0 ? json() : json(config.mtu);
-  if (unit.device == nullptr) return port;
+  // Of one that goes, the switch port may be gone already.
+  if (unit.device == nullptr || unit.state == UnitState::stopping) return port;
   const auto status = unit.device->status();
   port["port_id"] = unit.device->port();
   port["offloads"] = status.offloads;
@@ -201,14 +202,24 @@ json uplink_status(Topology& topology, const UplinkUnit& unit) {
   uplink["state"] = unit.state == UnitState::starting   ? "starting"
                     : unit.state == UnitState::stopping ? "stopping"
                                                         : "running";
-  if (unit.uplink == nullptr) return uplink;
+  // Of one that goes, device and switch port may be gone already.
+  if (unit.uplink == nullptr || unit.state == UnitState::stopping) return uplink;
   const auto status = unit.uplink->status();
   uplink["driver"] = status.driver;
   uplink["link_up"] = status.link_up;
   uplink["speed_mbps"] = status.speed_mbps;
   uplink["mtu"] = status.mtu;
   uplink["mac"] = base::format_mac(status.mac);
-  uplink["reactor"] = status.reactor;
+  uplink["reactor"] = status.queues.front().reactor;
+  auto& queues = uplink["queues"] = json::array();
+  for (const auto& queue : status.queues) {
+    queues.push_back({{"reactor", queue.reactor},
+                      {"received", queue.received},
+                      {"sent", queue.sent},
+                      {"interrupts", queue.interrupts}});
+  }
+  json& driver = uplink["driver_counters"] = json::object();
+  for (const auto& counter : unit.uplink->driver_counters()) driver[counter.name] = counter.value;
   uplink["port_id"] = unit.uplink->port();
   uplink["counters"] = port_counters(topology, unit.uplink->port());
   return uplink;

@@ -1,5 +1,7 @@
 #include "daemon/topology.hpp"
 
+#include <sys/epoll.h>
+
 #include <algorithm>
 #include <cctype>
 
@@ -10,6 +12,7 @@
 #include "blk/pinner.hpp"
 #include "daemon/eal.hpp"
 #include "daemon/system_check.hpp"
+#include "daemon/uplink_check.hpp"
 #include "virtio/fault.hpp"
 
 namespace millrace::daemon {
@@ -53,6 +56,7 @@ Topology::Topology(base::EventLoop& loop, const Config& config)
     : loop_{loop},
       started_ns_{base::monotonic_ns()},
       dpdk_mb_{config.dpdk_mb},
+      dpdk_hugepages_{config.dpdk_hugepages},
       pfs_{loop, [this](auto event, const auto& data) { emit(event, data); }} {}
 
 base::Result<std::unique_ptr<Topology>> Topology::make(base::EventLoop& loop,
@@ -245,6 +249,14 @@ void Topology::add(UplinkEntry entry, Done done) {
   if (const auto line = conflict(name, {}); !line.empty()) {
     return done(base::fail("uplink " + name + ": " + line));
   }
+  if (entry.uplink.pci) {
+    std::vector<std::string> others;
+    for (const auto& [other, unit] : uplinks_) {
+      if (unit->config.uplink.pci) others.push_back(unit->config.uplink.device);
+    }
+    const auto usable = check_pci_uplink(entry.uplink.device, others, dpdk_mb_);
+    if (!usable) return done(base::fail("uplink " + name + ": " + usable.error().message));
+  }
   if (auto started = ensure_eal(); !started) return done(started);
   auto& unit = *uplinks_.emplace(name, std::make_unique<UplinkUnit>()).first->second;
   unit.config = std::move(entry);
@@ -260,11 +272,28 @@ void Topology::add(UplinkEntry entry, Done done) {
     return done(base::Unexpected{uplink.error()});
   }
   unit.uplink = *std::move(uplink);
+  watch_departure(unit);
+}
+
+// The host unbinds or removes the function, and waits: the uplink goes, everything else stays.
+void Topology::watch_departure(UplinkUnit& unit) {
+  const int fd = unit.uplink->departure_fd();
+  if (fd < 0) return;
+  auto watch = loop_.watch(fd, EPOLLIN, [this, &unit](std::uint32_t) {
+    if (unit.state == UnitState::starting) return;  // asked again at once, until it runs
+    const auto uplink = unit.config.uplink;
+    spdlog::warn("uplink {}: the host wants {} back: it is released; uplink-add takes it again",
+                 uplink.name, uplink.device);
+    emit("UPLINK_LOST", {{"name", uplink.name}, {"device", uplink.device}});
+    unit.departure.reset();
+    remove_uplink(uplink.name, [](const base::Result<void>&) {});
+  });
+  if (watch) unit.departure = *std::move(watch);
 }
 
 base::Result<void> Topology::ensure_eal() {
   if (eal_ == nullptr) {
-    eal_ = std::make_unique<base::Result<void>>(start_eal(dpdk_mb_));
+    eal_ = std::make_unique<base::Result<void>>(start_eal(dpdk_mb_, dpdk_hugepages_));
     if (*eal_) {
       for (unsigned i = 0; i < reactors_->size(); ++i) {
         reactors_->post(
@@ -334,6 +363,7 @@ void Topology::finish(CompanionUnit& unit, std::function<void()> done) {
 }
 
 void Topology::finish(UplinkUnit& unit, std::function<void()> done) {
+  unit.departure.reset();
   unit.uplink->close([this, &unit, done] {
     loop_.defer([this, name = unit.config.uplink.name, done] {
       uplinks_.erase(name);

@@ -56,6 +56,7 @@ struct UplinkUnit {
   UplinkEntry config;
   UnitState state = UnitState::starting;
   std::unique_ptr<vswitch::Uplink> uplink;
+  base::EventLoop::Watch departure;
 };
 
 class Topology {
@@ -143,6 +144,7 @@ class Topology {
   void finish(DiskUnit& unit, std::function<void()> done);
   void finish(CompanionUnit& unit, std::function<void()> done);
   void finish(UplinkUnit& unit, std::function<void()> done);
+  void watch_departure(UplinkUnit& unit);
   base::Result<void> ensure_eal();
   void add_next(std::shared_ptr<const Config> config, std::size_t index, Done done);
   void add_when_free(const GuestDisk& disk, unsigned looks, Done done);
@@ -159,6 +161,7 @@ class Topology {
   Events events_;
   std::uint64_t started_ns_;
   unsigned dpdk_mb_;
+  bool dpdk_hugepages_;
   bool closing_ = false;
   base::EventLoop::Timer image_wait_;
   std::unique_ptr<base::Result<void>> eal_;  // null: not started yet; it cannot be tried twice

@@ -1,4 +1,6 @@
 // Topology: where its queues are, and how they get elsewhere.
+#include <algorithm>
+
 #include "base/log.hpp"
 #include "daemon/topology.hpp"
 
@@ -30,7 +32,12 @@ void Topology::make_balancer(bool moves) {
   };
   devices.is_shared = [this](unsigned reactor) {
     for (const auto& [name, unit] : uplinks_) {
-      if (unit->uplink != nullptr && unit->uplink->status().reactor == reactor) return true;
+      if (unit->uplink == nullptr) continue;
+      const auto status = unit->uplink->status();
+      if (std::ranges::find(status.queues, reactor, &vswitch::UplinkStatus::Queue::reactor) !=
+          status.queues.end()) {
+        return true;
+      }
     }
     return false;
   };

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/check.hpp"
+#include "base/mac.hpp"
 
 namespace millrace::vswitch {
 
@@ -54,142 +55,255 @@ bool offloads_in_software(const std::string& driver) {
 bool belongs_to_host(const std::string& driver) {
   return driver == "net_tap" || driver == "net_af_packet";
 }
+// Functions that receive for their own address alone, whatever they are asked, and whose drivers
+// report success all the same.
+bool hears_itself_only(const std::string& driver) {
+  return driver == "net_e1000_igb_vf";
+}
 
 }  // namespace
+
+EthdevDevice::EthdevDevice(const UplinkConfig& config, std::string name)
+    : config_{config}, name_{std::move(name)} {}
 
 base::Error EthdevDevice::error(const std::string& doing, int result) const {
   const int reason = result < 0 ? -result : rte_errno;
   return base::Error{"uplink device " + name_ + ": cannot " + doing + ": " + std::strerror(reason)};
 }
 
-base::Result<std::unique_ptr<EthdevDevice>> EthdevDevice::open(const std::string& device) {
+base::Result<std::unique_ptr<EthdevDevice>> EthdevDevice::open(const UplinkConfig& config) {
+  const auto& device = config.device;
   const auto comma = device.find(',');
   const auto name = device.substr(0, comma);
   const auto arguments = comma == std::string::npos ? std::string{} : device.substr(comma + 1);
-  if (!name.starts_with("net_")) {
+  if (!config.pci && !name.starts_with("net_")) {
     return base::fail("uplink device " + name +
-                      ": only virtual devices are known here (net_tap0, net_af_packet0, ...)");
+                      ": only virtual devices are known here (net_tap0, net_af_packet0, ...); name "
+                      "a PCI function as pci = \"0000:01:00.0\"");
   }
   std::uint16_t taken = 0;
   if (rte_eth_dev_get_port_by_name(name.c_str(), &taken) == 0) {
     return base::fail("uplink device " + name + " is in use already");
   }
-  auto out = std::unique_ptr<EthdevDevice>(new EthdevDevice{name});
-  const SignalsTaken signals;
-  const int result = rte_eal_hotplug_add("vdev", name.c_str(), arguments.c_str());
-  if (result != 0) return base::Unexpected{out->error("plug it in", result)};
-  out->plugged_ = true;
-  const int found = rte_eth_dev_get_port_by_name(name.c_str(), &out->queue_.device);
-  if (found != 0) return base::Unexpected{out->error("find its port", found)};
-  if (const auto done = out->configure(); !done) return base::Unexpected{done.error()};
-  if (const auto done = out->start(); !done) return base::Unexpected{done.error()};
+  auto out = std::unique_ptr<EthdevDevice>(new EthdevDevice{config, name});
+  const SignalsTaken signals;  // until its queues are made
+  if (const auto done = out->plug(arguments); !done) return base::Unexpected{done.error()};
+  if (const auto done = out->bring_up(); !done) return base::Unexpected{done.error()};
   return out;
 }
 
-base::Result<> EthdevDevice::configure() {
+base::Result<> EthdevDevice::plug(const std::string& arguments) {
+  const int result = rte_eal_hotplug_add(bus(), name_.c_str(), arguments.c_str());
+  if (result == -ENOTSUP) {
+    return base::fail("uplink device " + name_ +
+                      ": none of the drivers that this program has knows it");
+  }
+  if (result != 0) return base::Unexpected{error("plug it in", result)};
+  plugged_ = true;
+  const int found = rte_eth_dev_get_port_by_name(name_.c_str(), &device_);
+  if (found != 0) return base::Unexpected{error("find its port", found)};
+  if (!config_.pci) return {};
+  auto departure = Departure::of(name_);
+  if (!departure) return base::Unexpected{departure.error()};
+  departure_ = *std::move(departure);
+  return {};
+}
+
+base::Result<> EthdevDevice::bring_up() {
   rte_eth_dev_info info{};
-  if (const int r = rte_eth_dev_info_get(queue_.device, &info); r != 0) {
+  if (const int r = rte_eth_dev_info_get(device_, &info); r != 0) {
     return base::Unexpected{error("read its abilities", r)};
   }
   driver_ = info.driver_name;
-  rte_eth_conf config{};
-  std::uint16_t mtu = 0;
-  rte_eth_dev_get_mtu(queue_.device, &mtu);
-  if (!belongs_to_host(driver_)) {
-    const std::uint32_t limit =
-        info.max_rx_pktlen > l2_overhead ? info.max_rx_pktlen - l2_overhead : 0;
-    mtu = static_cast<std::uint16_t>(
-        std::min({std::uint32_t{jumbo_mtu}, std::uint32_t{info.max_mtu}, limit}));
+  const unsigned queues_max = std::min(info.max_rx_queues, info.max_tx_queues);
+  if (config_.queues > queues_max) {
+    return base::fail("uplink device " + name_ + " has " + std::to_string(queues_max) +
+                      " queues with its driver " + driver_ + ", " + std::to_string(config_.queues) +
+                      " are asked for; give queues = " + std::to_string(queues_max) + " or fewer");
   }
-  config.rxmode.mtu = mtu;
-  config.rxmode.offloads = info.rx_offload_capa & RTE_ETH_RX_OFFLOAD_SCATTER;
-  config.txmode.offloads = info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
+  // Such a driver may have queues all the same; all but the first would hear nothing.
+  if (config_.pci && config_.queues > 1 && info.flow_type_rss_offloads == 0) {
+    return base::fail("uplink device " + name_ + ": its driver " + driver_ +
+                      " spreads no flows over queues, " + std::to_string(config_.queues) +
+                      " are asked for; give queues = 1");
+  }
+  const auto mtu = choose_mtu(info);
+  if (!mtu) return base::Unexpected{mtu.error()};
+  rte_eth_conf conf{};
+  conf.rxmode.mtu = *mtu;
+  common_.device = device_;
+  common_.frame_max = *mtu + l2_overhead;
+  common_.mac = config_.mac;
+  common_.pads = config_.pci;
+  choose_offloads(info, conf);
+  if (auto done = make_queues(); !done) return done;
+  // With receive interrupts where the driver has them.
+  conf.intr_conf.rxq = 1;
+  auto done = start(info, conf);
+  if (!done) {
+    conf.intr_conf.rxq = 0;
+    done = start(info, conf);
+  }
+  if (!done) return done;
+  find_wake_descriptors(conf.intr_conf.rxq != 0);
+  return hear_everybody();
+}
+
+base::Result<std::uint16_t> EthdevDevice::choose_mtu(const rte_eth_dev_info& info) const {
+  std::uint16_t mtu = 0;
+  rte_eth_dev_get_mtu(device_, &mtu);
+  if (belongs_to_host(driver_)) {
+    if (config_.mtu == 0 || config_.mtu == mtu) return mtu;
+    return base::fail("uplink device " + name_ + " is an interface of the host with an mtu of " +
+                      std::to_string(mtu) + ", " + std::to_string(config_.mtu) +
+                      " is asked for; set it there: ip link set INTERFACE mtu " +
+                      std::to_string(config_.mtu));
+  }
+  const std::uint32_t limit =
+      info.max_rx_pktlen > l2_overhead ? info.max_rx_pktlen - l2_overhead : 0;
+  const auto most = static_cast<std::uint16_t>(
+      std::min({std::uint32_t{jumbo_mtu}, std::uint32_t{info.max_mtu}, limit}));
+  if (config_.mtu <= most) return config_.mtu != 0 ? config_.mtu : most;
+  return base::fail("uplink device " + name_ + " carries an mtu of at most " +
+                    std::to_string(most) + ", " + std::to_string(config_.mtu) + " is asked for");
+}
+
+void EthdevDevice::choose_offloads(const rte_eth_dev_info& info, rte_eth_conf& conf) {
+  conf.rxmode.offloads = info.rx_offload_capa & RTE_ETH_RX_OFFLOAD_SCATTER;
+  conf.txmode.offloads = info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
   if (!offloads_in_software(driver_)) {
     constexpr std::uint64_t checksums =
         RTE_ETH_TX_OFFLOAD_IPV4_CKSUM | RTE_ETH_TX_OFFLOAD_TCP_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM;
-    queue_.checksum_offload = (info.tx_offload_capa & checksums) == checksums;
-    queue_.tso_offload =
-        queue_.checksum_offload && (info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_TCP_TSO) != 0;
-    if (queue_.checksum_offload) config.txmode.offloads |= checksums;
-    if (queue_.tso_offload) config.txmode.offloads |= RTE_ETH_TX_OFFLOAD_TCP_TSO;
-    config.rxmode.offloads |= info.rx_offload_capa & RTE_ETH_RX_OFFLOAD_CHECKSUM;
+    common_.checksum_offload = (info.tx_offload_capa & checksums) == checksums;
+    common_.tso_offload =
+        common_.checksum_offload && (info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_TCP_TSO) != 0;
+    if (common_.checksum_offload) conf.txmode.offloads |= checksums;
+    if (common_.tso_offload) conf.txmode.offloads |= RTE_ETH_TX_OFFLOAD_TCP_TSO;
+    conf.rxmode.offloads |= info.rx_offload_capa & RTE_ETH_RX_OFFLOAD_CHECKSUM;
   }
-  queue_.frame_max = mtu + l2_overhead;
-  // With receive interrupts where the driver has them.
-  config.intr_conf.rxq = 1;
-  int r = rte_eth_dev_configure(queue_.device, 1, 1, &config);
-  if (r != 0) {
-    config.intr_conf.rxq = 0;
-    r = rte_eth_dev_configure(queue_.device, 1, 1, &config);
-  }
-  if (r != 0) return base::Unexpected{error("configure it", r)};
+  if (config_.queues == 1) return;
+  constexpr std::uint64_t flows = RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP;
+  conf.rx_adv_conf.rss_conf.rss_hf = info.flow_type_rss_offloads & flows;
+  if (conf.rx_adv_conf.rss_conf.rss_hf != 0) conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
+}
 
-  const auto pool_name = "uplink_" + std::to_string(queue_.device);
-  queue_.pool = rte_pktmbuf_pool_create(pool_name.c_str(), mbufs, mbuf_cache, 0,
-                                        RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY);
-  if (queue_.pool == nullptr) return base::Unexpected{error("make its packet pool", 0)};
+base::Result<> EthdevDevice::make_queues() {
+  for (unsigned i = 0; i < config_.queues; ++i) {
+    auto queue = common_;
+    queue.queue = static_cast<std::uint16_t>(i);
+    const auto pool = "uplink_" + std::to_string(device_) + "_" + std::to_string(i);
+    queue.pool = rte_pktmbuf_pool_create(pool.c_str(), mbufs, mbuf_cache, 0,
+                                         RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY);
+    if (queue.pool == nullptr) {
+      auto reason = error("make its packet pool", 0);
+      reason.message += "; each queue takes 20 MiB of [memory] dpdk_mb";
+      return base::Unexpected{std::move(reason)};
+    }
+    queues_.push_back(queue);
+  }
+  return {};
+}
+
+base::Result<> EthdevDevice::start(const rte_eth_dev_info& info, rte_eth_conf& conf) {
+  const auto count = static_cast<std::uint16_t>(config_.queues);
+  int r = rte_eth_dev_configure(device_, count, count, &conf);
+  if (r != 0) return base::Unexpected{error("configure it", r)};
+  for (const auto& queue : queues_) {
+    if (auto done = set_up_queue(queue, info, conf); !done) return done;
+  }
+  r = rte_eth_dev_start(device_);
+  if (r != 0) return base::Unexpected{error("start it", r)};
+  started_ = true;
+  return {};
+}
+
+base::Result<> EthdevDevice::set_up_queue(const EthdevQueueConfig& queue,
+                                          const rte_eth_dev_info& info, const rte_eth_conf& conf) {
   std::uint16_t rx_size = ring_size, tx_size = ring_size;
-  rte_eth_dev_adjust_nb_rx_tx_desc(queue_.device, &rx_size, &tx_size);
+  rte_eth_dev_adjust_nb_rx_tx_desc(device_, &rx_size, &tx_size);
   auto rx = info.default_rxconf;
-  rx.offloads = config.rxmode.offloads;
-  r = rte_eth_rx_queue_setup(queue_.device, 0, rx_size, 0, &rx, queue_.pool);
+  rx.offloads = conf.rxmode.offloads;
+  int r = rte_eth_rx_queue_setup(device_, queue.queue, rx_size, 0, &rx, queue.pool);
   if (r != 0) return base::Unexpected{error("set up its receive queue", r)};
   auto tx = info.default_txconf;
-  tx.offloads = config.txmode.offloads;
-  r = rte_eth_tx_queue_setup(queue_.device, 0, tx_size, 0, &tx);
+  tx.offloads = conf.txmode.offloads;
+  r = rte_eth_tx_queue_setup(device_, queue.queue, tx_size, 0, &tx);
   if (r != 0) return base::Unexpected{error("set up its transmit queue", r)};
   return {};
 }
 
-base::Result<> EthdevDevice::start() {
-  const int r = rte_eth_dev_start(queue_.device);
-  if (r != 0) return base::Unexpected{error("start it", r)};
-  started_ = true;
-  // A bridge port hears everybody. A device that cannot (net_null) hears everything anyway.
-  rte_eth_promiscuous_enable(queue_.device);
-  rte_eth_allmulticast_enable(queue_.device);
-  // A kernel-side descriptor that is readable while frames wait: no interrupt has to be enabled.
-  if (driver_ == "net_tap") queue_.wake_fd = rte_eth_dev_rx_intr_ctl_q_get_fd(queue_.device, 0);
-  if (queue_.wake_fd < 0) {
-    queue_.wake_fd = -1;
-    return {};
+// A bridge port has to hear everybody, or else serves one station alone. A virtual device that
+// cannot (net_null) hears everything anyway.
+base::Result<> EthdevDevice::hear_everybody() {
+  const bool promiscuous = rte_eth_promiscuous_enable(device_) == 0;
+  rte_eth_allmulticast_enable(device_);
+  if (!config_.pci || (promiscuous && !hears_itself_only(driver_))) return {};
+  rte_ether_addr its{};
+  rte_eth_macaddr_get(device_, &its);
+  Mac own;
+  std::memcpy(own.data(), its.addr_bytes, own.size());
+  const auto begin = "uplink device " + name_ + " (" + driver_ + ") hears its own address " +
+                     base::format_mac(own) + " alone";
+  if (!config_.mac) {
+    return base::fail(
+        begin +
+        ": it can serve one guest port; give mac = \"ADDRESS\" of that guest, or make "
+        "the whole NIC the uplink");
   }
-  const int flags = ::fcntl(queue_.wake_fd, F_GETFL);
-  if (flags >= 0 && (flags & O_ASYNC) != 0) ::fcntl(queue_.wake_fd, F_SETFL, flags & ~O_ASYNC);
+  if (*config_.mac != own) {
+    return base::fail(begin + ", mac is " + base::format_mac(*config_.mac) +
+                      "; set the function's address first: ip link set PF vf N mac " +
+                      base::format_mac(*config_.mac));
+  }
   return {};
 }
 
-EthdevDevice::~EthdevDevice() {
-  if (started_) rte_eth_dev_stop(queue_.device);
-  if (plugged_) {
-    rte_eth_dev_close(queue_.device);
-    rte_eal_hotplug_remove("vdev", name_.c_str());
+// A descriptor that is readable when a frame waits: net_tap's own, at any time, or a driver's
+// interrupt, while that is on.
+void EthdevDevice::find_wake_descriptors(bool interrupts) {
+  for (auto& queue : queues_) {
+    if (driver_ != "net_tap" && !(config_.pci && interrupts)) continue;
+    queue.wake_fd = std::max(-1, rte_eth_dev_rx_intr_ctl_q_get_fd(device_, queue.queue));
+    queue.interrupts = config_.pci;
+    if (queue.wake_fd < 0) continue;
+    if (config_.pci && rte_eth_dev_rx_intr_disable(device_, queue.queue) != 0) queue.wake_fd = -1;
+    if (config_.pci) continue;
+    const int flags = ::fcntl(queue.wake_fd, F_GETFL);
+    if (flags >= 0 && (flags & O_ASYNC) != 0) ::fcntl(queue.wake_fd, F_SETFL, flags & ~O_ASYNC);
   }
-  rte_mempool_free(queue_.pool);
+}
+
+EthdevDevice::~EthdevDevice() {
+  departure_.reset();
+  if (started_) rte_eth_dev_stop(device_);
+  if (plugged_) {
+    rte_eth_dev_close(device_);
+    rte_eal_hotplug_remove(bus(), name_.c_str());
+  }
+  for (const auto& queue : queues_) rte_mempool_free(queue.pool);
 }
 
 void EthdevDevice::read_status(UplinkStatus& status) const {
   status.driver = driver_;
   rte_eth_link link{};
-  if (rte_eth_link_get_nowait(queue_.device, &link) == 0) {
+  if (rte_eth_link_get_nowait(device_, &link) == 0) {
     status.link_up = link.link_status == RTE_ETH_LINK_UP;
     status.speed_mbps = link.link_speed == RTE_ETH_SPEED_NUM_UNKNOWN ? 0 : link.link_speed;
   }
-  rte_eth_dev_get_mtu(queue_.device, &status.mtu);
+  rte_eth_dev_get_mtu(device_, &status.mtu);
   rte_ether_addr address{};
-  rte_eth_macaddr_get(queue_.device, &address);
+  rte_eth_macaddr_get(device_, &address);
   std::memcpy(status.mac.data(), address.addr_bytes, status.mac.size());
 }
 
 std::vector<Uplink::DriverCounter> EthdevDevice::counters() const {
-  const int count = rte_eth_xstats_get_names(queue_.device, nullptr, 0);
+  const int count = rte_eth_xstats_get_names(device_, nullptr, 0);
   if (count <= 0) return {};
   const auto size = static_cast<std::size_t>(count);
   std::vector<rte_eth_xstat_name> names(size);
   std::vector<rte_eth_xstat> values(size);
-  if (rte_eth_xstats_get_names(queue_.device, names.data(), static_cast<unsigned>(count)) !=
-          count ||
-      rte_eth_xstats_get(queue_.device, values.data(), static_cast<unsigned>(count)) != count) {
+  if (rte_eth_xstats_get_names(device_, names.data(), static_cast<unsigned>(count)) != count ||
+      rte_eth_xstats_get(device_, values.data(), static_cast<unsigned>(count)) != count) {
     return {};
   }
   std::vector<Uplink::DriverCounter> out;

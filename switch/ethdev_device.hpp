@@ -1,5 +1,5 @@
-// EthdevDevice: a DPDK ethdev from hot-plug to removal: one receive queue, one transmit queue, a
-// pool. Thread: control. Needs an initialised EAL.
+// EthdevDevice: a DPDK ethdev from hot-plug to removal: its queues, a pool for each. Thread:
+// control. Needs an initialised EAL.
 #pragma once
 
 #include <cstdint>
@@ -8,33 +8,53 @@
 #include <vector>
 
 #include "base/result.hpp"
+#include "switch/ethdev_departure.hpp"
 #include "switch/ethdev_port.hpp"
 #include "switch/ethdev_queue.hpp"
+
+struct rte_eth_conf;
+struct rte_eth_dev_info;
 
 namespace millrace::vswitch {
 
 class EthdevDevice {
  public:
-  // Plugs `device` (NAME[,key=value...], a virtual device of DPDK) in and starts it.
-  static base::Result<std::unique_ptr<EthdevDevice>> open(const std::string& device);
-  ~EthdevDevice();  // stops it, unplugs it, frees the pool; no reactor may poll it any more
+  // Plugs in and starts a virtual device of DPDK's (NAME[,key=value...]), or a PCI function that
+  // vfio-pci drives and nobody has open.
+  static base::Result<std::unique_ptr<EthdevDevice>> open(const UplinkConfig& config);
+  ~EthdevDevice();  // stops it, unplugs it, frees the pools; no reactor may poll it any more
   EthdevDevice(const EthdevDevice&) = delete;
   EthdevDevice& operator=(const EthdevDevice&) = delete;
 
-  [[nodiscard]] const EthdevQueueConfig& queue() const { return queue_; }
-  // Fills everything but names and the reactor.
+  [[nodiscard]] const std::vector<EthdevQueueConfig>& queues() const { return queues_; }
+  // Readable once the host wants the device back; -1: never.
+  [[nodiscard]] int departure_fd() const { return departure_ ? departure_->fd() : -1; }
+  // Fills everything but names, reactors and what queues count.
   void read_status(UplinkStatus& status) const;
   [[nodiscard]] std::vector<Uplink::DriverCounter> counters() const;
 
  private:
-  explicit EthdevDevice(std::string name) : name_{std::move(name)} {}
-  [[nodiscard]] base::Result<> configure();
-  [[nodiscard]] base::Result<> start();
+  explicit EthdevDevice(const UplinkConfig& config, std::string name);
+  [[nodiscard]] const char* bus() const { return config_.pci ? "pci" : "vdev"; }
+  [[nodiscard]] base::Result<> plug(const std::string& arguments);
+  [[nodiscard]] base::Result<> bring_up();
+  [[nodiscard]] base::Result<std::uint16_t> choose_mtu(const rte_eth_dev_info& info) const;
+  void choose_offloads(const rte_eth_dev_info& info, rte_eth_conf& conf);
+  [[nodiscard]] base::Result<> make_queues();
+  [[nodiscard]] base::Result<> start(const rte_eth_dev_info& info, rte_eth_conf& conf);
+  [[nodiscard]] base::Result<> set_up_queue(const EthdevQueueConfig& queue,
+                                            const rte_eth_dev_info& info, const rte_eth_conf& conf);
+  [[nodiscard]] base::Result<> hear_everybody();
+  void find_wake_descriptors(bool interrupts);
   [[nodiscard]] base::Error error(const std::string& doing, int result) const;
 
+  const UplinkConfig config_;
   std::string name_, driver_;
-  EthdevQueueConfig queue_;
+  std::uint16_t device_ = 0;  // DPDK's number
+  EthdevQueueConfig common_;
+  std::vector<EthdevQueueConfig> queues_;
   bool plugged_ = false, started_ = false;
+  std::unique_ptr<Departure> departure_;
 };
 
 }  // namespace millrace::vswitch

@@ -3,6 +3,7 @@
 #include <rte_ethdev.h>
 #include <rte_lcore.h>
 #include <rte_mbuf.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -16,6 +17,10 @@ namespace millrace::vswitch {
 
 namespace {
 
+constexpr std::uint16_t tso_size_min = 256, tso_size_max = 9'216;
+// What Ethernet sends at least, without FCS. A device may stop its queue over a shorter one.
+constexpr std::uint32_t frame_min = 60;
+constexpr std::array<std::byte, frame_min> zeros{};
 constexpr std::uint64_t empty_gap_ns = 5'000;  // a look at an empty queue may cost a system call
 constexpr std::uint64_t nap_ns = 1'000'000, long_nap_ns = 10'000'000;
 constexpr std::uint64_t calm_ns = 2'000'000'000;  // no frame for so long: longer naps
@@ -96,7 +101,11 @@ void EthdevQueue::start() noexcept {
   // Gives this thread a cache in every mempool; without one it works, a little slower.
   if (rte_lcore_id() == LCORE_ID_ANY) static_cast<void>(rte_thread_register());
   found_at_ = reactor_.round_cycles();
-  if (config_.wake_fd >= 0) static_cast<void>(reactor_.watch_level(config_.wake_fd));
+  // An interrupt's eventfd is drained by nobody who must: its edges are what counts.
+  if (config_.wake_fd >= 0) {
+    static_cast<void>(config_.interrupts ? reactor_.watch(config_.wake_fd)
+                                         : reactor_.watch_level(config_.wake_fd));
+  }
   reactor_.add(*this);
 }
 
@@ -112,9 +121,10 @@ bool EthdevQueue::poll() noexcept {
 
 unsigned EthdevQueue::receive() noexcept {
   Mbufs mbufs;
-  const unsigned count = rte_eth_rx_burst(config_.device, 0, mbufs.data(), burst_max);
+  const unsigned count = rte_eth_rx_burst(config_.device, config_.queue, mbufs.data(), burst_max);
   (count == 0 ? empty_at_ : found_at_) = reactor_.round_cycles();
   if (count == 0) return 0;
+  figures_.received.add(count);
   unsigned filled = 0;
   for (unsigned i = 0; i < count; ++i) {
     if (describe(*mbufs[i], (*packets_)[filled])) {
@@ -128,13 +138,29 @@ unsigned EthdevQueue::receive() noexcept {
   return count;
 }
 
-// With a descriptor a frame that waits wakes the reactor; without, one more look and a nap.
+// With a descriptor a frame that waits wakes the reactor; without, one more look and a nap. A frame
+// that came before the interrupt was on is found by the look after it.
 bool EthdevQueue::arm() noexcept {
+  if (config_.interrupts && config_.wake_fd >= 0) {
+    static_cast<void>(rte_eth_dev_rx_intr_enable(config_.device, config_.queue));
+    return receive() != 0;
+  }
   return config_.wake_fd < 0 && receive() != 0;
 }
 
+void EthdevQueue::disarm() noexcept {
+  if (!config_.interrupts || config_.wake_fd < 0) return;
+  static_cast<void>(rte_eth_dev_rx_intr_disable(config_.device, config_.queue));
+  std::uint64_t count = 0;  // the descriptor is the driver's own, and does not block
+  if (::read(config_.wake_fd, &count, sizeof(count)) == sizeof(count))
+    figures_.interrupts.add(count);
+}
+
+// Some drivers have the calls for interrupts and never get one: until one was seen, naps.
 std::uint64_t EthdevQueue::sleep_ns_max() const noexcept {
-  if (config_.wake_fd >= 0) return sleep_for_ever;
+  if (config_.wake_fd >= 0 && (!config_.interrupts || figures_.interrupts.get() != 0)) {
+    return sleep_for_ever;
+  }
   return reactor_.round_cycles() - found_at_ > calm_cycles_ ? long_nap_ns : nap_ns;
 }
 
@@ -143,7 +169,7 @@ void EthdevQueue::deliver(std::span<const Packet* const> packets) noexcept {
     const Offload& offload = packet->offload;
     if (offload.gso == Gso::none) {
       send(*packet);
-    } else if (config_.tso_offload && offload.gso != Gso::udp_l4) {
+    } else if (takes_whole(offload)) {
       send(*packet);
     } else {
       counters_.segmented.add();
@@ -153,6 +179,12 @@ void EthdevQueue::deliver(std::span<const Packet* const> packets) noexcept {
   flush();
 }
 
+// A device may stop its queue over a segment size that it does not like: guests choose that size.
+bool EthdevQueue::takes_whole(const Offload& offload) const noexcept {
+  return config_.tso_offload && offload.gso != Gso::udp_l4 && offload.gso_size >= tso_size_min &&
+         offload.gso_size <= tso_size_max;
+}
+
 void EthdevQueue::send_segments(const Packet& whole) noexcept {
   Segmenter segmenter{whole};
   while (segmenter.next(*segment_)) send(*segment_);
@@ -160,6 +192,9 @@ void EthdevQueue::send_segments(const Packet& whole) noexcept {
 
 void EthdevQueue::send(const Packet& packet) noexcept {
   const Offload& offload = packet.offload;
+  if (config_.mac && std::memcmp(&packet.header[6], config_.mac->data(), 6) != 0) {
+    return counters_.drop_source.add();
+  }
   const std::uint32_t frame = offload.gso == Gso::none
                                   ? packet.length
                                   : std::uint32_t{offload.header_length} + offload.gso_size;
@@ -183,6 +218,9 @@ rte_mbuf* EthdevQueue::copy(const Packet& packet) noexcept {
   Appender appender{*mbuf, *config_.pool};
   bool whole = appender.add(packet.header.data(), packet.header_size);
   for (const View& view : packet.payload()) whole = whole && appender.add(view.data, view.size);
+  if (config_.pads && mbuf->pkt_len < frame_min) {
+    whole = whole && appender.add(zeros.data(), frame_min - mbuf->pkt_len);
+  }
   if (whole) return mbuf;
   rte_pktmbuf_free(mbuf);
   return nullptr;
@@ -218,10 +256,12 @@ void EthdevQueue::flush() noexcept {
   for (unsigned i = 0; i < count; ++i) lengths[i] = sending_[i]->pkt_len;
   std::uint16_t ready = count;
   if (std::exchange(prepare_, false)) {
-    ready = rte_eth_tx_prepare(config_.device, 0, sending_.data(), count);
+    ready = rte_eth_tx_prepare(config_.device, config_.queue, sending_.data(), count);
   }
-  const std::uint16_t sent = rte_eth_tx_burst(config_.device, 0, sending_.data(), ready);
+  const std::uint16_t sent =
+      rte_eth_tx_burst(config_.device, config_.queue, sending_.data(), ready);
   for (unsigned i = 0; i < sent; ++i) bytes += lengths[i];
+  figures_.sent.add(sent);
   counters_.rx_packets.add(sent);
   counters_.rx_bytes.add(bytes);
   if (sent == count) return;

@@ -29,7 +29,7 @@ class Daemon:
         self.work, self.name = work, name
         self.tables, self.process, self.stopped = [], None, False
         self.control = self.socket("ctl")
-        self.reactors = dict(reactors)
+        self.reactors, self.memory = dict(reactors), {}
         if cores is not None:
             self.reactors["cores"] = cores
         if mode:
@@ -60,8 +60,10 @@ class Daemon:
         """An entropy device ("rng"), a "console", a "balloon" or a "mem"."""
         return self._table(kind, {"name": name, "socket": self.socket(name), **keys})
 
-    def uplink(self, name, device, **keys):
-        return self._table("uplink", {"name": name, "device": device, **keys})
+    def uplink(self, name, device=None, **keys):
+        """With a device of DPDK's, or with pci="0000:01:00.0"."""
+        return self._table("uplink", {"name": name, **({"device": device} if device else {}),
+                                      **keys})
 
     def image(self, name, size_mb):
         """A fresh image file of that size. Answers its path."""
@@ -76,8 +78,9 @@ class Daemon:
 
     def text(self):
         lines = ["[control]", f"socket = {toml(self.control)}"]
-        if self.reactors:
-            lines += ["[reactors]"] + [f"{k} = {toml(v)}" for k, v in self.reactors.items()]
+        for title, keys in (("reactors", self.reactors), ("memory", self.memory)):
+            if keys:
+                lines += [f"[{title}]"] + [f"{k} = {toml(v)}" for k, v in keys.items()]
         for kind, keys in self.tables:
             lines += [f"[[{kind}]]"] + [f"{k} = {toml(v)}" for k, v in keys.items()]
         return "\n".join(lines) + "\n"

@@ -84,6 +84,9 @@ class Uplinks(SystemTest):
         host.send(back)
         wait_for("the host's frames", lambda: counters()["ports"]["guest"]["rx_packets"] - before
                  >= FRAMES, 20, 0.1)
+        # delivered is not yet taken, where the guest's processor is busy elsewhere
+        wait_for("the guest to have taken them", lambda: guest.counts(0)["TX-packets"]
+                 >= counters()["ports"]["guest"]["rx_packets"], 20, 0.1)
         guest.stop_and_quit()
         # others on the host may speak too (neighbour discovery): theirs are not counted
         received = [frame for frame in pcap.read(self.work / "out.pcap")

@@ -1,0 +1,42 @@
+// Whether a PCI function can be an uplink, read off sysfs before anything opens it: that it is
+// there, has an IOMMU group, is driven by vfio-pci, and that its group is usable and free. Binds
+// nothing. Thread: control.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.hpp"
+
+namespace millrace::daemon {
+
+// "0000:01:00.0" of what is written so, in either case; nullopt: anything else.
+[[nodiscard]] std::optional<std::string> parse_pci_address(std::string_view text);
+
+// Where the kernel shows its functions and groups; tests have folders of their own.
+struct PciPlaces {
+  std::filesystem::path functions = "/sys/bus/pci/devices";
+  std::filesystem::path groups = "/dev/vfio";
+};
+
+// The number of the function's IOMMU group, or one line: what is wrong and what to type.
+[[nodiscard]] base::Result<std::string> check_pci_function(const std::string& address,
+                                                           const PciPlaces& places = {});
+
+// Whether this process may open the group: /dev/vfio/N is there, permitted, and nobody has it. Not
+// to be asked for a group that this process itself holds.
+[[nodiscard]] base::Result<> check_pci_group(const std::string& address, const std::string& group,
+                                             const PciPlaces& places = {});
+
+// Whether this process may pin `megabytes` of memory for the device (RLIMIT_MEMLOCK).
+[[nodiscard]] base::Result<> check_pinning(unsigned megabytes);
+
+// All of it, for one more uplink beside `others` (addresses) that this process has already.
+[[nodiscard]] base::Result<> check_pci_uplink(const std::string& address,
+                                              const std::vector<std::string>& others,
+                                              unsigned megabytes, const PciPlaces& places = {});
+
+}  // namespace millrace::daemon

@@ -1,0 +1,372 @@
+"""Uplinks over VFIO: the daemon drives a PCI function, stock guests of millrace-vmm behind it talk
+with the kernel's own NIC at the other end of the wire. Runs in the virtual host, with NICs of its
+own that share one wire."""
+
+import functools
+import http.server
+import os
+import re
+import socket
+import struct
+import sys
+import threading
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from tests.rig import inside, pcap, scenes
+from tests.rig.case import SystemTest
+from tests.rig.daemon import Daemon
+from tests.rig.process import run, wait_for
+from tests.rig.qmp import QmpError
+from tests.rig.vmm import Vmm
+
+PF = "0000:01:00.0"  # the NIC with virtual functions that every virtual host has
+NIC, PEER, IGB = "0000:00:10.0", "0000:00:11.0", "0000:02:00.0"
+DEVICES = ["-device", "pcie-root-port,id=rp1,chassis=2,slot=2,addr=12.0"]
+for _number, _device in enumerate(("e1000e,addr=10.0", "e1000e,addr=11.0", "igb,bus=rp1")):
+    DEVICES += ["-netdev", f"hubport,id=wire{_number},hubid=1", "-device",
+                f"{_device},netdev=wire{_number},mac=52:54:00:77:00:0{_number}"]
+MACS = ["52:54:00:00:00:0a", "52:54:00:00:00:0b"]
+IPS, PEER_IP = ["10.9.0.1", "10.9.0.2"], "10.9.0.99"
+FUNCTIONS = "/sys/bus/pci/devices"
+SOL_PACKET, PACKET_AUXDATA = 263, 8  # linux/if_packet.h
+
+
+def shell(line):
+    return run(["bash", "-c", line]).stdout.strip()
+
+
+def driver_of(address):
+    link = f"{FUNCTIONS}/{address}/driver"
+    return os.path.basename(os.readlink(link)) if os.path.islink(link) else None
+
+
+def give(address, driver):
+    """Binds a function to a driver, whatever drives it now."""
+    if driver_of(address) == driver:
+        return
+    at = f"{FUNCTIONS}/{address}"
+    if driver_of(address):
+        shell(f"echo {address} >{at}/driver/unbind")
+    shell(f"echo {driver} >{at}/driver_override; echo {address} >/sys/bus/pci/drivers_probe")
+
+
+class Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+class Wire(SystemTest):
+    """The daemon on one NIC of the wire, the kernel on another."""
+
+    def setUp(self):
+        super().setUp()
+        for address in (NIC, PEER, IGB):
+            self.assertTrue(os.path.exists(f"{FUNCTIONS}/{address}"), f"no NIC at {address}")
+        give(PEER, "e1000e")
+        self.peer = wait_for("the peer's interface", self.interface, 30)
+        shell(f"ip link set {self.peer} up; ip addr replace {PEER_IP}/24 dev {self.peer}; "
+              f"ip link set {self.peer} mtu 1500; "
+              f"ip addr replace fd09::99/64 dev {self.peer} nodad")
+        self.daemon = Daemon(self.work)
+        self.daemon.memory = {"dpdk_mb": 64}  # pinned, which takes long here
+
+    def ask(self, command, **arguments):
+        with self.daemon.qmp(timeout=180) as qmp:
+            return qmp(command, **arguments)
+
+    def interface(self):
+        folder = f"{FUNCTIONS}/{PEER}/net"
+        return os.path.isdir(folder) and os.listdir(folder)[0]
+
+    def guests(self, count=2, **keys):
+        """Guests with a port each; the daemon is started."""
+        guests = []
+        for name, mac in list(zip("ab", MACS))[:count]:
+            socket = self.daemon.port(f"net-{name}", mac=mac, **keys)
+            guests.append(self.use(Vmm(self.work, name)).net(socket, mac))
+        self.use(self.daemon)
+        for guest in guests:
+            guest.start(wait=False)
+        for guest, mac, ip in zip(guests, MACS, IPS):
+            guest.wait_ready()
+            guest.nic = scenes.address(guest, mac, ip)
+        return guests
+
+    def uplink(self):
+        return self.ask("query-uplinks")[0]
+
+    def reach(self, guest, ip=PEER_IP):
+        self.assertGreaterEqual(scenes.ping(guest, ip), 3)
+
+    def serve_file(self):
+        """The peer has a file for everybody. Answers its sum."""
+        folder = str(self.work / "web")
+        os.makedirs(folder)
+        with open(f"{folder}/file", "wb") as file:
+            file.write(os.urandom(4 << 20))
+        server = self.use(http.server.ThreadingHTTPServer(
+            (PEER_IP, 8000), functools.partial(Silent, directory=folder)))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.addCleanup(server.shutdown)
+        return shell(f"sha256sum <{folder}/file")
+
+    def fetch(self, guest, wanted):
+        """TCP from the wire to the guest, to the byte."""
+        guest.must(f"wget -q -O /tmp/got http://{PEER_IP}:8000/file", 120)
+        self.assertEqual(guest.must("sha256sum </tmp/got"), wanted)
+
+    def fetch_from(self, guest, ip):
+        """TCP from the guest to the wire, to the byte."""
+        guest.must("mkdir -p /tmp/web && dd if=/dev/urandom of=/tmp/web/file bs=1M count=4 "
+                   "2>/dev/null && { httpd -p 8000 -h /tmp/web || true; }")
+        got = shell(f"curl -s -g --max-time 120 --retry 20 --retry-delay 1 --retry-all-errors "
+                    f"http://{ip}:8000/file | sha256sum")
+        self.assertEqual(got, guest.must("sha256sum </tmp/web/file"))
+
+
+class Shared(Wire):
+    """Many guests behind one function."""
+
+    def check_traffic(self, address, driver):
+        give(address, "vfio-pci")
+        self.daemon.uplink("wire", pci=address)
+        a, b = self.guests()
+        for guest in (a, b):
+            self.reach(guest)
+        self.reach(a, IPS[1])
+        for size in (0, 18, 19, 500, 1471, 1472):
+            a.must(f"ping -c 2 -i 0.1 -s {size} -W 5 {PEER_IP}")
+        wanted = self.serve_file()
+        for guest, ip in ((a, IPS[0]), (b, IPS[1])):
+            self.fetch(guest, wanted)
+            self.fetch_from(guest, ip)
+        a.must(f"ip addr add fd09::1/64 dev {a.nic}")
+        self.fetch_from(a, "[fd09::1]")
+        uplink = self.uplink()
+        self.assertEqual((uplink["driver"], uplink["link_up"]), (driver, True))
+        drops = {key: count for key, count in uplink["counters"].items()
+                 if key.startswith("drop_") and count}
+        self.assertLess(sum(drops.values()), 100, drops)
+        self.report(f"{driver}: drops {drops or 'none'}, {uplink['queues']}")
+        return a, b
+
+    def test_e1000e(self):
+        """Its driver segments nothing: that is done here."""
+        self.check_traffic(NIC, "net_e1000_em")
+        self.assertGreater(self.uplink()["counters"]["segmented"], 0)
+
+    def test_igb(self):
+        """Large TCP packets go to the driver whole, which segments them."""
+        self.check_traffic(IGB, "net_e1000_igb")
+        self.assertEqual(self.uplink()["counters"]["segmented"], 0)
+
+    def test_jumbo(self):
+        """Frames of 9000 bytes, received and sent in parts; none that is longer than it may be."""
+        give(IGB, "vfio-pci")
+        shell(f"ip link set {self.peer} mtu 9000")
+        self.daemon.uplink("wire", pci=IGB, mtu=9000)
+        (guest,) = self.guests(1, mtu=9000)
+        self.assertEqual(self.uplink()["mtu"], 9000)
+        guest.must(f"ip link set {guest.nic} mtu 9000")
+        self.reach(guest)
+        for size in (2000, 4000, 8972):
+            guest.must(f"ping -c 2 -i 0.1 -s {size} -W 5 {PEER_IP}")
+        self.fetch(guest, self.serve_file())
+        self.fetch_from(guest, IPS[0])
+        self.ask("uplink-remove", name="wire")
+        self.ask("uplink-add", name="wire", pci=IGB, mtu=1500)
+        self.reach(guest)
+        guest.run(f"ping -c 2 -s 4000 -W 1 {PEER_IP}")
+        self.assertGreaterEqual(self.uplink()["counters"]["drop_too_long"], 2)
+
+    def test_tagged(self):
+        """An uplink that is a trunk: a guest's port in VLAN 10 is reached by tagged frames only."""
+        give(NIC, "vfio-pci")
+        self.daemon.uplink("wire", pci=NIC, trunk=[10])
+        self.guests(1, vlan=10)
+        with open(f"/sys/class/net/{self.peer}/address") as file:
+            station = pcap.mac(file.read().strip())
+        wire = self.use(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
+        wire.bind((self.peer, 0))
+        wire.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+        wire.settimeout(0.2)
+        addresses = [socket.inet_aton(ip) for ip in (PEER_IP, IPS[0])]
+        question = (b"\x08\x06\x00\x01\x08\x00\x06\x04\x00\x01" + station + addresses[0] +
+                    bytes(6) + addresses[1]).ljust(46, b"\0")
+
+        def asked(tag):
+            wire.send(b"\xff" * 6 + station + tag + question)
+            for _ in range(20):
+                try:
+                    data, extra, _, _ = wire.recvmsg(2048, 64)
+                except TimeoutError:
+                    return None
+                if data[6:12] == pcap.mac(MACS[0]) and data[12:14] == b"\x08\x06":
+                    vlans = [struct.unpack_from("H", more, 16)[0] for level, kind, more in extra
+                             if (level, kind) == (SOL_PACKET, PACKET_AUXDATA)]
+                    return vlans[0] & 0xfff
+            return None
+        self.assertEqual(wait_for("a tagged answer", lambda: asked(b"\x81\x00\x00\x0a"), 60), 10)
+        before = self.uplink()["counters"]["drop_vlan"]
+        self.assertIsNone(asked(b""))
+        self.assertIsNone(asked(b"\x81\x00\x00\x0b"))
+        wait_for("both to be counted",
+                 lambda: self.uplink()["counters"]["drop_vlan"] - before >= 2, 30)
+
+
+    def test_igb_queues(self):
+        """Flows from the wire spread over two queues, each on a reactor of its own; frames that
+        come while nobody polls wake it by an interrupt."""
+        give(IGB, "vfio-pci")
+        self.daemon.reactors["cores"] = [0, 1]
+        self.daemon.uplink("wire", pci=IGB, queues=2)
+        (guest,) = self.guests(1)
+        self.reach(guest)
+        ends = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(ends.close)
+        for port in range(6000, 6200):
+            ends.sendto(b"flow", (IPS[0], port))
+
+        def spread():
+            queues = self.uplink()["queues"]
+            return all(queue["received"] > 20 for queue in queues) and queues
+        queues = wait_for("frames on both queues", spread, 30)
+        self.assertEqual(len({queue["reactor"] for queue in queues}), 2)
+
+        def woken():
+            for port in range(7000, 7016):
+                ends.sendto(b"wake", (IPS[0], port))
+            return all(queue["interrupts"] for queue in self.uplink()["queues"])
+        wait_for("an interrupt of each queue", woken, 60, 0.3)
+        self.report(f"{self.uplink()['queues']}")
+
+    def test_host_takes_it_back(self):
+        """The host unbinds the function while it carries packets: it is released, guests go on
+        among themselves, and it comes back by a command."""
+        give(NIC, "vfio-pci")
+        self.daemon.uplink("wire", pci=NIC)
+        a, b = self.guests()
+        for _ in range(2):
+            self.reach(a)
+            a.must(f"ping -i 0.01 -q {PEER_IP} >/dev/null 2>&1 & echo $! >/tmp/flood")
+            with self.daemon.qmp(timeout=180) as events:
+                run(["timeout", "60", "bash", "-c",
+                     f"echo {NIC} >{FUNCTIONS}/{NIC}/driver/unbind"], timeout=90)
+                self.assertIsNone(driver_of(NIC))
+                wait_for("the uplink to be gone",
+                         lambda: events("query-uplinks") == [], 30)
+                said = [(event["event"], event["data"]["name"]) for event in events.events]
+                self.assertEqual(said, [("UPLINK_LOST", "wire"), ("UPLINK_REMOVED", "wire")])
+            a.must("kill $(cat /tmp/flood)")
+            self.reach(a, IPS[1])
+            give(NIC, "vfio-pci")
+            self.ask("uplink-add", name="wire", pci=NIC)
+        self.reach(b)
+
+    def test_daemon_killed(self):
+        """A daemon that dies leaves the function free for the next one."""
+        give(IGB, "vfio-pci")
+        self.daemon.uplink("wire", pci=IGB)
+        (guest,) = self.guests(1)
+        for _ in range(2):
+            self.reach(guest)
+            self.daemon.kill9()
+            self.daemon.start()
+        self.reach(guest)
+
+    def test_hugepages(self):
+        shell("echo 160 >/proc/sys/vm/nr_hugepages")
+        self.addCleanup(shell, "echo 0 >/proc/sys/vm/nr_hugepages")
+        give(NIC, "vfio-pci")
+        self.daemon.memory = {"dpdk_hugepages": True, "dpdk_mb": 128}
+        self.daemon.uplink("wire", pci=NIC)
+        (guest,) = self.guests(1)
+        free = int(shell("grep HugePages_Free /proc/meminfo | tr -dc 0-9"))
+        self.assertLessEqual(free, 160 - 128 // 2)
+        self.reach(guest)
+        self.fetch(guest, self.serve_file())
+
+
+class Single(Wire):
+    """A virtual function hears its own address alone, so it serves one guest."""
+
+    def setUp(self):
+        super().setUp()
+        at = f"{FUNCTIONS}/{PF}"
+        self.pf = wait_for("the physical function's interface",
+                           lambda: os.path.isdir(f"{at}/net") and os.listdir(f"{at}/net")[0], 30)
+        if shell(f"cat {at}/sriov_numvfs") == "0":
+            shell(f"ip link set {self.pf} up; echo 0 >{at}/sriov_drivers_autoprobe; "
+                  f"echo 2 >{at}/sriov_numvfs")
+        wait_for("the physical function's link",
+                 lambda: shell(f"cat /sys/class/net/{self.pf}/carrier") == "1", 60)
+        self.vf = os.path.basename(os.readlink(f"{at}/virtfn0"))
+
+    def refusal(self, **keys):
+        with self.assertRaises(QmpError) as refused:
+            self.ask("uplink-add", name="wire", pci=self.vf, **keys)
+        return str(refused.exception)
+
+    def test_virtual_function(self):
+        shell(f"ip link set {self.pf} vf 0 mac 52:54:00:00:00:77")
+        give(self.vf, "vfio-pci")
+        shell(f"ip addr replace 10.9.1.99/24 dev {self.pf}")
+        socket_path = self.daemon.port("net-a", mac=MACS[0])
+        self.use(self.daemon)
+        self.assertIn("hears its own address 52:54:00:00:00:77 alone: it can serve one guest port",
+                      self.refusal())
+        self.assertIn("set the function's address first: ip link set PF vf N mac " + MACS[0],
+                      self.refusal(mac=MACS[0]))
+        shell(f"ip link set {self.pf} vf 0 mac {MACS[0]}")
+        guest = self.use(Vmm(self.work, "a")).net(socket_path, MACS[0])
+        self.ask("uplink-add", name="wire", pci=self.vf, mac=MACS[0])
+        guest.start()
+        scenes.address(guest, MACS[0], "10.9.1.1")
+        self.reach(guest, "10.9.1.99")
+        self.fetch_from(guest, "10.9.1.1")
+        self.assertEqual(self.uplink()["driver"], "net_e1000_igb_vf")
+        # Virtual functions are taken away while one is held: no write that blocks for ever.
+        run(["timeout", "60", "bash", "-c", f"echo 0 >{FUNCTIONS}/{PF}/sriov_numvfs"], timeout=90)
+        wait_for("the uplink to be gone", lambda: self.ask("query-uplinks") == [], 30)
+        self.assertFalse(os.path.exists(f"{FUNCTIONS}/{self.vf}"))
+
+
+class Refused(Wire):
+    """What cannot be an uplink costs one line, which says what to type."""
+
+    def refusal(self, address):
+        with self.assertRaises(QmpError) as refused:
+            self.ask("uplink-add", name="wire", pci=address)
+        return str(refused.exception)
+
+    def test_tells_what_to_type(self):
+        give(NIC, "e1000e")
+        self.use(self.daemon)
+        line = self.refusal(NIC)
+        found = re.search(r"is driven by e1000e; give it to vfio-pci: (.*drivers_probe)", line)
+        self.assertTrue(found, line)
+        shell(found.group(1))
+        self.assertEqual(driver_of(NIC), "vfio-pci")
+        for _ in range(2):
+            self.ask("uplink-add", name="wire", pci=NIC)
+            self.assertIn("is an uplink already", self.other_refusal())
+            self.ask("uplink-remove", name="wire")
+        self.assertIn("there is no PCI function 0000:7f:00.0", self.refusal("0000:7f:00.0"))
+        group = os.path.basename(os.readlink(f"{FUNCTIONS}/{NIC}/iommu_group"))
+        with open(f"/dev/vfio/{group}", "r+b", buffering=0):
+            self.assertIn(f"IOMMU group {group} of the PCI function {NIC} is open in another "
+                          "process", self.refusal(NIC))
+        with self.assertRaisesRegex(QmpError, "net_e1000_em spreads no flows over queues, 2 are"):
+            self.ask("uplink-add", name="wire", pci=NIC, queues=2)
+        self.ask("uplink-add", name="wire", pci=NIC)
+        self.ask("uplink-remove", name="wire")
+
+    def other_refusal(self):
+        with self.assertRaises(QmpError) as refused:
+            self.ask("uplink-add", name="wire2", pci=NIC)
+        return str(refused.exception)
+
+
+if __name__ == "__main__":
+    inside.main(memory_mb=4096, devices=DEVICES)
