@@ -116,6 +116,7 @@ void check_duplicates(const Config& config, Problems& problems) {
     const std::string title = "[[uplink]] " + entry.uplink.name;
     names.claim(entry.uplink.name, entry.at, title);
     const auto& device = entry.uplink.device;
+    if (entry.pf) continue;  // the pool finds one that is free
     devices.claim(device.substr(0, device.find(',')), entry.at, title);
   }
 }

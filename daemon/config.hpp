@@ -63,6 +63,8 @@ struct PfEntry {
 
 struct UplinkEntry {
   vswitch::UplinkConfig uplink;
+  // Its device is a function that the pool lends, of this physical function.
+  std::optional<sriov::PciAddress> pf;
   Position at;
 };
 

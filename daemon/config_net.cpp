@@ -1,7 +1,6 @@
 // Reads [[port]] and [[uplink]].
 #include "base/mac.hpp"
 #include "daemon/config_common.hpp"
-#include "daemon/uplink_check.hpp"
 
 namespace millrace::daemon {
 
@@ -31,7 +30,26 @@ std::optional<base::Mac> read_station(Section& section) {
 }
 
 // Either `device`, one of DPDK's own, or `pci`, a function.
-void read_uplink_device(Section& section, vswitch::UplinkConfig& uplink) {
+void read_lender(Section& section, UplinkEntry& entry) {
+  for (const char* key : {"device", "pci"}) {
+    if (section.has(key)) {
+      section.problem(key, std::string{"both pf and "} + key + " are given; give one of them");
+    }
+  }
+  std::string text;
+  section.text("pf", text);
+  const auto* value = section.find("pf");
+  if (value == nullptr || value->text() == nullptr) return;
+  entry.pf = sriov::parse_pci_address(text);
+  if (entry.pf) return;
+  section.problem("pf", "pf is \"" + text +
+                            "\"; give the whole address of a physical function that has a [[pf]], "
+                            "as lspci -D does: \"0000:01:00.0\"");
+}
+
+void read_uplink_device(Section& section, UplinkEntry& entry) {
+  if (section.has("pf")) return read_lender(section, entry);
+  auto& uplink = entry.uplink;
   uplink.pci = section.has("pci");
   const char* const key = uplink.pci ? "pci" : "device";
   if (uplink.pci && section.has("device")) {
@@ -45,13 +63,13 @@ void read_uplink_device(Section& section, vswitch::UplinkConfig& uplink) {
     section.problem(key, "device is empty; give a DPDK device like \"net_tap0,iface=mill0\"");
   }
   if (!uplink.pci) return;
-  const auto address = parse_pci_address(uplink.device);
+  const auto address = sriov::parse_pci_address(uplink.device);
   if (!address) {
     return section.problem(key, "pci is \"" + uplink.device +
                                     "\"; give a function's whole address, as lspci -D does: "
                                     "\"0000:01:00.0\"");
   }
-  uplink.device = *address;
+  uplink.device = sriov::format(*address);
 }
 
 }  // namespace
@@ -93,7 +111,7 @@ UplinkEntry read_uplink(const Value& table, const std::string& title, Problems& 
   auto& uplink = entry.uplink;
   Section section{members(table, title, problems), table.at(), titled(table, title), problems};
   read_name(section, uplink.name);
-  read_uplink_device(section, uplink);
+  read_uplink_device(section, entry);
   section.number("queues", uplink.queues, 1, vswitch::Fabric::reactors_max);
   section.number("mtu", uplink.mtu, 68, 9216);
   uplink.mac = read_station(section);

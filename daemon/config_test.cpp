@@ -222,12 +222,33 @@ mac = "52:54:00:00:00:01"
   EXPECT_EQ(uplink.mac, (vswitch::Mac{0x52, 0x54, 0, 0, 0, 1}));
 }
 
+TEST(Config, ReadsAnUplinkFromThePool) {
+  const auto config = parsed(R"(
+[[uplink]]
+name = "a"
+pf = "0000:0A:00.1"
+[[uplink]]
+name = "b"
+pf = "0000:0a:00.1"
+)");
+  ASSERT_EQ(config.uplinks.size(), 2u);
+  for (const auto& entry : config.uplinks) {
+    EXPECT_EQ(entry.pf, (sriov::PciAddress{0, 10, 0, 1}));
+    EXPECT_FALSE(entry.uplink.pci);
+  }
+  EXPECT_EQ(refused("[[uplink]]\nname = \"u\"\npf = \"0000:01:00.0\"\npci = \"0000:01:00.1\"\n"),
+            (Lines{"m.toml:4:7: [[uplink]] u: both pf and pci are given; give one of them"}));
+  EXPECT_EQ(refused("[[uplink]]\nname = \"u\"\npf = \"eth0\"\n"),
+            (Lines{"m.toml:3:6: [[uplink]] u: pf is \"eth0\"; give the whole address of a physical "
+                   "function that has a [[pf]], as lspci -D does: \"0000:01:00.0\""}));
+}
+
 TEST(Config, RefusesWhatIsNoUplinkDevice) {
   EXPECT_EQ(refused("[[uplink]]\nname = \"u\"\n"),
             (Lines{"m.toml:1:1: [[uplink]] u: device is missing; give device = "
                    "\"net_tap0,iface=mill0\", or pci = \"0000:01:00.0\""}));
-  EXPECT_EQ(refused("[[uplink]]\nname = \"u\"\npci = \"01:00.0\"\n"),
-            (Lines{"m.toml:3:7: [[uplink]] u: pci is \"01:00.0\"; give a function's whole address, "
+  EXPECT_EQ(refused("[[uplink]]\nname = \"u\"\npci = \"01:00\"\n"),
+            (Lines{"m.toml:3:7: [[uplink]] u: pci is \"01:00\"; give a function's whole address, "
                    "as lspci -D does: \"0000:01:00.0\""}));
   EXPECT_EQ(refused("[[uplink]]\nname = \"u\"\npci = \"0000:01:00.0\"\ndevice = \"net_tap0\"\n"),
             (Lines{"m.toml:4:10: [[uplink]] u: both pci and device are given; give one of them"}));

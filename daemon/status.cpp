@@ -198,6 +198,7 @@ json companion_status(const CompanionUnit& unit) {
 
 json uplink_status(Topology& topology, const UplinkUnit& unit) {
   json uplink{{"name", unit.config.uplink.name}, {"device", unit.config.uplink.device}};
+  if (unit.config.pf) uplink["pf"] = sriov::format(*unit.config.pf);
   uplink.update(switch_side(unit.config.uplink.port));
   uplink["state"] = unit.state == UnitState::starting   ? "starting"
                     : unit.state == UnitState::stopping ? "stopping"

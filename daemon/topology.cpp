@@ -13,6 +13,7 @@
 #include "daemon/eal.hpp"
 #include "daemon/system_check.hpp"
 #include "daemon/uplink_check.hpp"
+#include "daemon/uplink_lease.hpp"
 #include "virtio/fault.hpp"
 
 namespace millrace::daemon {
@@ -249,6 +250,12 @@ void Topology::add(UplinkEntry entry, Done done) {
   if (const auto line = conflict(name, {}); !line.empty()) {
     return done(base::fail("uplink " + name + ": " + line));
   }
+  std::optional<sriov::VfLease> lease;
+  if (entry.pf) {
+    auto lent = lease_for(entry, pfs_.pool());
+    if (!lent) return done(base::fail("uplink " + name + ": " + lent.error().message));
+    lease = *std::move(lent);
+  }
   if (entry.uplink.pci) {
     std::vector<std::string> others;
     for (const auto& [other, unit] : uplinks_) {
@@ -260,6 +267,7 @@ void Topology::add(UplinkEntry entry, Done done) {
   if (auto started = ensure_eal(); !started) return done(started);
   auto& unit = *uplinks_.emplace(name, std::make_unique<UplinkUnit>()).first->second;
   unit.config = std::move(entry);
+  unit.lease = std::move(lease);
   const auto ready = [this, &unit, done] {
     unit.state = UnitState::running;
     emit("UPLINK_ADDED", {{"name", unit.config.uplink.name}});

@@ -55,6 +55,7 @@ struct CompanionUnit {
 struct UplinkUnit {
   UplinkEntry config;
   UnitState state = UnitState::starting;
+  std::optional<sriov::VfLease> lease;  // outlives `uplink`, which has the function open
   std::unique_ptr<vswitch::Uplink> uplink;
   base::EventLoop::Watch departure;
 };

@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cctype>
 #include <cerrno>
 #include <cstring>
 #include <system_error>
@@ -39,23 +38,6 @@ bool harmless(const std::string& driver) {
 }
 
 }  // namespace
-
-std::optional<std::string> parse_pci_address(std::string_view text) {
-  constexpr std::string_view shape = "hhhh:hh:hh.f";
-  if (text.size() != shape.size()) return std::nullopt;
-  std::string out;
-  for (std::size_t i = 0; i < shape.size(); ++i) {
-    const char c = text[i];
-    const bool fits = shape[i] == 'h'   ? std::isxdigit(static_cast<unsigned char>(c)) != 0
-                      : shape[i] == 'f' ? c >= '0' && c <= '7'
-                                        : c == shape[i];
-    if (!fits) return std::nullopt;
-    out += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  }
-  // A device has five bits.
-  if (out[8] > '1') return std::nullopt;
-  return out;
-}
 
 base::Result<std::string> check_pci_function(const std::string& address, const PciPlaces& places) {
   const auto at = places.functions / address;

@@ -4,17 +4,12 @@
 #pragma once
 
 #include <filesystem>
-#include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/result.hpp"
 
 namespace millrace::daemon {
-
-// "0000:01:00.0" of what is written so, in either case; nullopt: anything else.
-[[nodiscard]] std::optional<std::string> parse_pci_address(std::string_view text);
 
 // Where the kernel shows its functions and groups; tests have folders of their own.
 struct PciPlaces {

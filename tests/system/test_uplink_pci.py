@@ -331,6 +331,35 @@ class Single(Wire):
         wait_for("the uplink to be gone", lambda: self.ask("query-uplinks") == [], 30)
         self.assertFalse(os.path.exists(f"{FUNCTIONS}/{self.vf}"))
 
+    def test_function_from_the_pool(self):
+        """The daemon makes the functions, lends one, gives it the guest's address, and has it back
+        as it was."""
+        shell(f"echo 0 >{FUNCTIONS}/{PF}/sriov_numvfs")
+        shell(f"ip addr replace 10.9.1.99/24 dev {self.pf}")
+        self.daemon.tables.append(("pf", {"pci": PF, "vfs": 2}))
+        socket_path = self.daemon.port("net-a", mac=MACS[0])
+        self.daemon.uplink("wire", pf=PF, mac=MACS[0])
+        guest = self.use(Vmm(self.work, "a")).net(socket_path, MACS[0])
+        self.use(self.daemon)
+        guest.start()
+        scenes.address(guest, MACS[0], "10.9.1.1")
+        self.reach(guest, "10.9.1.99")
+        self.assertEqual(self.uplink()["pf"], PF)
+        functions = self.functions()
+        self.assertEqual([each["lent_to"] for each in functions], ["uplink wire", ""], functions)
+        self.assertEqual(functions[0]["mac"], MACS[0])
+        self.daemon.ask("uplink-remove", name="wire")
+        wait_for("the function to be given back", lambda: not self.functions()[0]["lent_to"], 60)
+        self.assertNotEqual(self.functions()[0]["mac"], MACS[0])
+        with self.assertRaises(QmpError) as refused:
+            self.daemon.ask("uplink-add", name="wire", pf=NIC)
+        self.assertIn("there is no [[pf]] with pci", str(refused.exception))
+        self.daemon.ask("uplink-add", name="wire", pf=PF, mac=MACS[0])
+        self.reach(guest, "10.9.1.99")
+
+    def functions(self):
+        return self.daemon.ask("query-pfs")[0]["vfs"]
+
 
 class Refused(Wire):
     """What cannot be an uplink costs one line, which says what to type."""

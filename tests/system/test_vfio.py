@@ -211,4 +211,4 @@ class Refused(Functions):
 
 
 if __name__ == "__main__":
-    inside.main(("generic",))
+    inside.main(("generic",), always=True)
