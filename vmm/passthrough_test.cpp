@@ -227,6 +227,22 @@ TEST_F(PassthroughTest, InterruptsComeThroughTheEmulatedTable) {
   EXPECT_EQ(function.eventfds.count({2, 1}), 0u);
 }
 
+// Three vectors are 48 bytes. The hardware's own table begins where the emulated one does.
+TEST_F(PassthroughTest, AnAccessThatReachesIntoTheTableDoesNotReachTheHardware) {
+  ASSERT_TRUE(plug());
+  place_bars();
+  auto& hardware_bar = function.regions[3];
+  std::ranges::fill(hardware_bar, std::byte{0x5a});
+  const auto before = hardware_bar;
+  write_memory<std::uint64_t>(table + 44, 0x1122'3344'5566'7788);
+  EXPECT_EQ(hardware_bar, before);
+  EXPECT_EQ(read_memory<std::uint64_t>(table + 44), ~0ull);
+  // What lies behind it is the function's.
+  write_memory<std::uint32_t>(table + 48, 0x1122'3344);
+  EXPECT_NE(hardware_bar, before);
+  EXPECT_EQ(read_memory<std::uint32_t>(table + 48), 0x1122'3344u);
+}
+
 TEST_F(PassthroughTest, PassesBusMasteringOnAndLeavesMemoryOn) {
   ASSERT_TRUE(plug());
   EXPECT_EQ(hardware<std::uint16_t>(4), memory_on | no_intx);
