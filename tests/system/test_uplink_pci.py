@@ -220,6 +220,7 @@ class Shared(Wire):
         come while nobody polls wake it by an interrupt."""
         give(IGB, "vfio-pci")
         self.daemon.reactors["cores"] = [0, 1]
+        self.daemon.memory = {"dpdk_mb": 128}
         self.daemon.uplink("wire", pci=IGB, queues=2)
         (guest,) = self.guests(1)
         self.reach(guest)
