@@ -65,7 +65,7 @@ def _run_once(flavours, cpus, memory_mb, deadline, shares, devices):
             return None
         print(f"the virtual host is up after {host.seconds_to_boot:.1f} s", flush=True)
         script = shlex.join(["python3", os.path.realpath(sys.argv[0]), *sys.argv[1:]])
-        status = host.relay(script, deadline, SILENCE)
+        status = host.relay(script, deadline, silence=SILENCE)
         if status != 0:
             print(f"the virtual host's console:\n{host.console()[-4000:]}", file=sys.stderr)
         return status

@@ -16,6 +16,7 @@ copied. A stock kernel under KVM in it reaches its init in 13 s (QEMU 7.2, cloud
 """
 
 import contextlib
+import math
 import os
 import shlex
 import sys
@@ -181,7 +182,7 @@ class VirtualHost:
                 raise RigError(f"in the virtual host, after {timeout} s not at its end: {script}\n"
                                f"{output[-3000:]}\nconsole:\n{tail(self.path('console'))}")
 
-    def relay(self, script, deadline, silence, folder=None):
+    def relay(self, script, deadline, folder=None, silence=math.inf):
         """Runs a script whose output becomes ours while it runs. Answers its status, None where
         it is not done at the deadline (of time.monotonic()) or said nothing for `silence` s."""
         paths = self.begin(script, folder, merged=False)
