@@ -22,9 +22,9 @@ class SystemTest(unittest.TestCase):
         return self.enterContext(thing)
 
     def _callTestMethod(self, method):
-        """In the virtual host a guest's processor is emulated twice over; now and then such a one
-        shuts down by itself, or never gets through its kernel's start where the host is busy. A
-        test that saw that runs once more, and says so."""
+        """In the virtual host a guest's processors are emulated twice over, and about one guest in
+        a hundred stands still or shuts down by itself, at any point of its life. A test that saw
+        that runs once more, and says so; wrong data is no such thing, nor what fails twice."""
         try:
             return super()._callTestMethod(method)
         except Exception as error:  # whatever the test made of its guest's end
@@ -44,8 +44,8 @@ class SystemTest(unittest.TestCase):
         consoles = glob.glob(f"{self.work.path}/*.console")
         if any("soft lockup - CPU" in tail(console, 1000) for console in consoles):
             return "a guest's emulated processor stood still (soft lockup)"
-        if isinstance(error, RigError) and "in vain for the guest's first program" in str(error):
-            return "a guest's kernel did not come up"
+        if isinstance(error, RigError) and "waited in vain for the" in str(error):
+            return f"a guest does not answer ({str(error).splitlines()[0]})"
         return None
 
     def _show_logs(self):
