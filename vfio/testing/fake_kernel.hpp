@@ -227,7 +227,7 @@ class FakeKernel final : public Kernel {
     header.argsz = static_cast<std::uint32_t>(sizeof header + records.size());
     header.cap_offset = given >= header.argsz && !records.empty() ? sizeof header : 0;
     std::memcpy(at, &header, std::min<std::size_t>(sizeof header, given));
-    if (given >= header.argsz) std::memcpy(at + sizeof header, records.data(), records.size());
+    if (header.cap_offset != 0) std::memcpy(at + sizeof header, records.data(), records.size());
     return 0;
   }
 
