@@ -14,6 +14,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 from tests.rig import inside, settings
 from tests.rig.case import SystemTest
 from tests.rig.daemon import Daemon
+from tests.rig.pci import driver_of, read, write
 from tests.rig.process import run, wait_for
 
 PF = "0000:01:00.0"
@@ -22,16 +23,6 @@ DRIVER = "/sys/bus/pci/drivers/igb"
 MACS = [f"52:54:00:00:00:{index:02x}" for index in range(16)]
 FULL = {"mac": MACS[1], "vlan": 10, "qos": 3, "max_rate": 100, "spoof_check": False, "trust": True}
 HOLD = "import sys; file = open(sys.argv[1], 'r+b', buffering=0); print('open'); sys.stdin.read()"
-
-
-def write(path, text):
-    with open(path, "w") as file:
-        file.write(text)
-
-
-def read(path):
-    with open(path) as file:
-        return file.read().strip()
 
 
 def interface():
@@ -45,8 +36,7 @@ def functions():
 
 
 def driver(index):
-    path = f"{FOLDER}/virtfn{index}/driver"
-    return os.path.basename(os.readlink(path)) if os.path.exists(path) else None
+    return driver_of(f"{PF}/virtfn{index}")
 
 
 def group(index):

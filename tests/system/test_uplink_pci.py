@@ -16,6 +16,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 from tests.rig import inside, pcap, scenes
 from tests.rig.case import SystemTest
 from tests.rig.daemon import Daemon
+from tests.rig.pci import FUNCTIONS, driver_of, give
 from tests.rig.process import run, wait_for
 from tests.rig.qmp import QmpError
 from tests.rig.vmm import Vmm
@@ -28,27 +29,11 @@ for _number, _device in enumerate(("e1000e,addr=10.0", "e1000e,addr=11.0", "igb,
                 f"{_device},netdev=wire{_number},mac=52:54:00:77:00:0{_number}"]
 MACS = ["52:54:00:00:00:0a", "52:54:00:00:00:0b"]
 IPS, PEER_IP = ["10.9.0.1", "10.9.0.2"], "10.9.0.99"
-FUNCTIONS = "/sys/bus/pci/devices"
 SOL_PACKET, PACKET_AUXDATA = 263, 8  # linux/if_packet.h
 
 
 def shell(line):
     return run(["bash", "-c", line]).stdout.strip()
-
-
-def driver_of(address):
-    link = f"{FUNCTIONS}/{address}/driver"
-    return os.path.basename(os.readlink(link)) if os.path.islink(link) else None
-
-
-def give(address, driver):
-    """Binds a function to a driver, whatever drives it now."""
-    if driver_of(address) == driver:
-        return
-    at = f"{FUNCTIONS}/{address}"
-    if driver_of(address):
-        shell(f"echo {address} >{at}/driver/unbind")
-    shell(f"echo {driver} >{at}/driver_override; echo {address} >/sys/bus/pci/drivers_probe")
 
 
 class Silent(http.server.SimpleHTTPRequestHandler):

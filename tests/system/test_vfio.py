@@ -9,40 +9,16 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 
 from tests.rig import inside, settings
 from tests.rig.case import SystemTest
+from tests.rig.pci import FUNCTIONS, bind, driver_of, give, read, write
 from tests.rig.process import run, wait_for
 from tests.rig.qmp import Qmp, QmpError
 from tests.rig.vmm import Vmm
 
-FUNCTIONS = "/sys/bus/pci/devices"
 PF = "0000:01:00.0"
 FIRST, SECOND = "0000:01:10.0", "0000:01:10.2"
 MACS = {FIRST: "52:54:00:00:07:02", SECOND: "52:54:00:00:07:03"}
 HOST_IP, GUEST_IP = "10.7.0.1", "10.7.0.2"
 POWERED_OFF, FAILED, WRONG_USAGE = 0, 1, 2
-
-
-def write(path, text):
-    with open(path, "w") as file:
-        file.write(text)
-
-
-def read(path):
-    with open(path) as file:
-        return file.read().strip()
-
-
-def driver_of(address):
-    link = f"{FUNCTIONS}/{address}/driver"
-    return os.path.basename(os.readlink(link)) if os.path.exists(link) else None
-
-
-def bind(address, driver):
-    """Takes the function from whoever has it; a driver of None: nobody gets it."""
-    if driver_of(address):
-        write(f"{FUNCTIONS}/{address}/driver/unbind", address)
-    write(f"{FUNCTIONS}/{address}/driver_override", f"{driver or ''}\n")
-    if driver:
-        write("/sys/bus/pci/drivers_probe", address)
 
 
 def make_functions():
@@ -58,8 +34,7 @@ def make_functions():
         run(["ip", "addr", "add", f"{HOST_IP}/24", "dev", nic])
     wait_for("the NIC's link", lambda: read(f"/sys/class/net/{nic}/carrier") == "1", 30)
     for address in MACS:
-        if driver_of(address) != "vfio-pci":
-            bind(address, "vfio-pci")
+        give(address, "vfio-pci")
     return nic
 
 
