@@ -68,7 +68,8 @@ void Worker::disarm() noexcept {
   queue().with_ring([](auto& ring) { ring.disarm(); });
 }
 
-void Worker::note_write_mode() noexcept {
+// After the request was seen: what the guest was told before it made the request holds for it.
+void Worker::note_disk() noexcept {
   rules_.bytes = disk_.bytes.load(std::memory_order_relaxed);
   const bool now = disk_.write_through.load(std::memory_order_relaxed);
   // Earlier writes may still be in a cache; the first write through takes them along.
@@ -77,7 +78,6 @@ void Worker::note_write_mode() noexcept {
 }
 
 bool Worker::take(IoList& burst) noexcept {
-  note_write_mode();
   unsigned taken = 0;
   const std::uint64_t now = base::cycles();
   queue().with_ring([&](auto& ring) {
@@ -86,6 +86,7 @@ bool Worker::take(IoList& burst) noexcept {
       if (took == Take::fault) queue().poison(ring.fault(), reactor_->calls());
       if (took != Take::chain) break;
       ++taken;
+      note_disk();
       if (!accept(ring, burst, now)) break;
     }
   });

@@ -66,7 +66,7 @@ class Worker final : public virtio::QueueWorker {
             std::uint64_t now) noexcept;
   void count(const InFlight& request, virtio::wire::BlkStatus status) noexcept;
   void look_for_lost_memory(const InFlight& request) noexcept;
-  void note_write_mode() noexcept;
+  void note_disk() noexcept;
   void note_in_flight() noexcept;
 
   const DiskState& disk_;
