@@ -82,7 +82,6 @@ TEST_P(Rng, OneGuestGetsNoMoreThanItsAllowance) {
   const auto seconds = static_cast<double>(base::cycles() - begun) / base::cycles_per_second();
   // 80 KiB less the burst, less the last answer, which may be a debt.
   EXPECT_GE(seconds, 15.0 * 1024 / rate);
-  EXPECT_GE(figure(*device, "throttled"), 1u);
 }
 
 TEST_P(Rng, AThrottledQueueStopsAtOnceAndItsBuffersStayTheDrivers) {
