@@ -40,15 +40,17 @@ def run(body, flavours, cpus=2, memory_mb=4096, timeout=1500, shares=(), always=
     status = _run_once(flavours, cpus, memory_mb, deadline, shares, devices)
     if status is None and time.monotonic() < deadline:
         # An emulator that emulates an emulator's guests stands still now and then.
-        print("the virtual host stands still: once more", flush=True)
+        print("the virtual host stood still, or its kernel died: once more", flush=True)
         status = _run_once(flavours, cpus, memory_mb, deadline, shares, devices)
     if status is None:
-        print(f"not done: {timeout} s are over, or {SILENCE} s without a word", file=sys.stderr)
+        print(f"not done: {timeout} s are over, or {SILENCE} s without a word, or the virtual host "
+              "died twice", file=sys.stderr)
     sys.exit(1 if status is None else status)
 
 
 def _run_once(flavours, cpus, memory_mb, deadline, shares, devices):
-    """Answers the status; None where none came by the deadline, or nothing for long."""
+    """Answers the status; None where none came by the deadline, or nothing for long, or the
+    emulated machine itself came to its end."""
     with Workspace("inside") as work, contextlib.ExitStack() as stack:
         try:
             _prepare(flavours)
@@ -65,7 +67,11 @@ def _run_once(flavours, cpus, memory_mb, deadline, shares, devices):
             return None
         print(f"the virtual host is up after {host.seconds_to_boot:.1f} s", flush=True)
         script = shlex.join(["python3", os.path.realpath(sys.argv[0]), *sys.argv[1:]])
-        status = host.relay(script, deadline, silence=SILENCE)
+        try:
+            status = host.relay(script, deadline, silence=SILENCE)
+        except RigError as error:
+            print(error, file=sys.stderr)
+            return None
         if status != 0:
             print(f"the virtual host's console:\n{host.console()[-4000:]}", file=sys.stderr)
         return status

@@ -18,6 +18,7 @@ copied. A stock kernel under KVM in it reaches its init in 13 s (QEMU 7.2, cloud
 import contextlib
 import math
 import os
+import re
 import shlex
 import sys
 import time
@@ -34,6 +35,9 @@ from .qmp import Qmp
 APPEND = ("console=ttyS0 quiet panic=-1 intel_iommu=on iommu=pt mitigations=off nokaslr "
           "cryptomgr.notests tsc=reliable lpj=16000000 apparmor=0 random.trust_cpu=on "
           "no_timer_check print-fatal-signals=1 nohz=off highres=off")
+# Where the console tells that the machine's own kernel is at its end.
+DEATH = re.compile(r"BUG: |Oops|Kernel panic|general protection|invalid opcode|double fault|"
+                   r"unable to handle|rcu.*stall|soft lockup|hard LOCKUP")
 HIDDEN = ("/run/", "/dev/shm/")  # where the virtual host has a fresh file system
 PASSED_ON = ("MILLRACE_", "PYTHON", "ASAN_", "UBSAN_")  # names of variables, their beginnings
 
@@ -134,8 +138,14 @@ class VirtualHost:
         except FileNotFoundError:
             return ""
 
+    def death(self):
+        """What the machine's own kernel said when it came to its end; nothing where it did not."""
+        lines = self.console().splitlines()
+        first = next((at for at, line in enumerate(lines) if DEATH.search(line)), None)
+        return "" if first is None else "\n".join(lines[first:first + 60])
+
     def _state(self):
-        return (f"console:\n{tail(self.path('console'))}\n"
+        return (f"death:\n{self.death()}\nconsole:\n{tail(self.path('console'))}\n"
                 f"QEMU:\n{tail(self.path('log'))}")
 
     # commands

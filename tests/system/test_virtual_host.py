@@ -92,6 +92,10 @@ class Inside(SystemTest):
         self.assertIn("Hypervisor detected: KVM", said)
         self.assertRegex(said, r"kernel \d+\.\d+\.\S*amd64\noff$")
 
+    def test_a_kernel_that_dies_is_told(self):
+        with self.assertRaisesRegex(RigError, "(?s)death:\n.*sysrq triggered crash.*\nconsole:"):
+            self.host.run("echo c >/proc/sysrq-trigger; sleep 30", timeout=30)
+
 
 class Program(SystemTest):
     """tests/virtual-host, as a person uses it."""
