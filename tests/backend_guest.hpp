@@ -93,10 +93,13 @@ class DiskGuest {
     if (!done || done->id != head_of(slot)) return std::nullopt;
     return status(queue, slot);
   }
+  // Where a queue's own block is, which served() writes. The disk's first block is nobody's: a
+  // request whose memory went away under it reads as zeroes, and that is a read of sector 0.
+  [[nodiscard]] static std::uint64_t sector_of(unsigned queue) { return 8ull * (queue + 1); }
   // Writes a block and reads it back.
   [[nodiscard]] bool served(unsigned queue = 0) {
     const auto mark = std::byte(++place(queue, 0).writes % 250 + 1);
-    const auto sector = 8ull * queue;
+    const auto sector = sector_of(queue);
     std::memset(data(queue, 0), std::to_integer<int>(mark), block);
     if (request(queue, wire::BlkType::out, sector) != 0) return false;
     std::memset(data(queue, 0), 0, block);

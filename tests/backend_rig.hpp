@@ -140,6 +140,15 @@ class Backend {
     });
     return out;
   }
+  // Waits until the queue is poisoned; none: it was not, within far longer than anything takes.
+  [[nodiscard]] virtio::Fault fault_of(const std::string& name, unsigned index) {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds{20};
+    for (;;) {
+      const auto fault = queue(name, index).fault;
+      if (fault != virtio::Fault::none || std::chrono::steady_clock::now() > deadline) return fault;
+      std::this_thread::sleep_for(std::chrono::microseconds{200});
+    }
+  }
   [[nodiscard]] vhost::SessionStatus session(const std::string& name) {
     vhost::SessionStatus out;
     await([&](const Done& done) {

@@ -6,19 +6,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include <thread>
-
 #include "tests/backend_guest.hpp"
 #include "tests/backend_rig.hpp"
-
-#if defined(__SANITIZE_THREAD__)
-// A medium in memory is to a disk's queues what a disk is: a request that follows another one is
-// ordered behind it by the rings' fences, which this sanitizer does not know.
-extern "C" const char* __tsan_default_suppressions();
-extern "C" const char* __tsan_default_suppressions() {
-  return "race:blk/memory_backend.cpp\n";
-}
-#endif
 
 namespace millrace::tests {
 namespace {
@@ -55,16 +44,6 @@ bool signalled(const base::Fd& event) {
     .fd = event.get(), .events = POLLIN, .revents = 0
   };
   return ::poll(&poll, 1, static_cast<int>(patience.count())) == 1;
-}
-
-// Waits until a device's queue is poisoned.
-Fault fault_of(Backend& backend, const std::string& name, unsigned queue) {
-  const auto deadline = std::chrono::steady_clock::now() + patience;
-  for (;;) {
-    const auto fault = backend.queue(name, queue).fault;
-    if (fault != Fault::none || std::chrono::steady_clock::now() > deadline) return fault;
-    std::this_thread::sleep_for(200us);
-  }
 }
 
 // The last descriptor of the table links past its end.
@@ -133,7 +112,7 @@ TEST(Backend, AnErrorDescriptorMadeBlockingStopsNobody) {
   saturate(error);
   for (unsigned queue = 0; queue < queues; ++queue) {
     offer_outside(*bad, queue);
-    EXPECT_EQ(fault_of(backend, "bad", queue), Fault::address_outside_memory);
+    EXPECT_EQ(backend.fault_of("bad", queue), Fault::address_outside_memory);
     EXPECT_TRUE(all_served(good));
   }
   for (unsigned queue = 0; queue < queues; ++queue) {
@@ -148,7 +127,7 @@ TEST(Backend, AnErrorDescriptorMadeBlockingStopsNobody) {
 void truncate_under_requests(DiskGuest& guest) {
   for (unsigned queue = 0; queue < queues; ++queue) {
     for (unsigned slot = 0; slot < 20; ++slot) {
-      const auto sector = 8ull * (queues + 20 * queue + slot);  // each queue has its own
+      const auto sector = DiskGuest::sector_of(queues + 20 * queue + slot);  // its own
       guest.submit(queue, slot, slot % 2 == 0 ? BlkType::in : BlkType::out, sector);
     }
     guest->kick(queue);
@@ -165,7 +144,7 @@ void lose_disk_memory(Backend& backend, const blk::Config& config) {
     EXPECT_TRUE(all_served(bad));
     truncate_under_requests(bad);
     for (unsigned queue = 0; queue < queues; ++queue) {
-      EXPECT_EQ(fault_of(backend, config.name, queue), Fault::memory_lost);
+      EXPECT_EQ(backend.fault_of(config.name, queue), Fault::memory_lost);
     }
     EXPECT_TRUE(all_served(good));
     if (round % 2 == 0) continue;  // hangs up as it is
@@ -214,7 +193,7 @@ TEST(Backend, TruncatedMemoryOfANicCostsOnlyIt) {
       EXPECT_TRUE(peer.send(0, mac));  // into memory that is gone
       for (unsigned ring = 0; ring < 2; ++ring) {
         bad->kick(ring);
-        EXPECT_EQ(fault_of(backend, "bad", ring), Fault::memory_lost);
+        EXPECT_EQ(backend.fault_of("bad", ring), Fault::memory_lost);
       }
       EXPECT_TRUE(talk(good, peer));
       EXPECT_TRUE(bad->frontend().get_vring_base(0).has_value());
@@ -248,7 +227,7 @@ TEST_P(MalformedChain, PoisonsItsQueueUntilThatIsStartedAnew) {
     EXPECT_TRUE(all_served(bad));
     GetParam().offer(*bad, 1);
     EXPECT_TRUE(signalled(error));
-    EXPECT_EQ(fault_of(backend, "bad", 1), GetParam().fault);
+    EXPECT_EQ(backend.fault_of("bad", 1), GetParam().fault);
     std::uint64_t errors = 0;
     ASSERT_EQ(::read(error.get(), &errors, sizeof errors), static_cast<ssize_t>(sizeof errors));
     EXPECT_EQ(errors, 1u);
@@ -274,7 +253,7 @@ TEST_P(MalformedChain, IsForgottenWithItsSession) {
     DiskGuest bad{socket, queues};
     for (unsigned queue = 0; queue < queues; ++queue) {
       GetParam().offer(*bad, queue);
-      EXPECT_EQ(fault_of(backend, "bad", queue), GetParam().fault);
+      EXPECT_EQ(backend.fault_of("bad", queue), GetParam().fault);
     }
     EXPECT_TRUE(all_served(good));
   }
@@ -289,7 +268,7 @@ TEST_P(MalformedChain, OfANicPoisonsItsQueueOnly) {
   NicGuest good{backend.add_nic({.name = "good"}), 3};
   EXPECT_TRUE(talk(bad, peer));
   GetParam().offer(*bad, 1);
-  EXPECT_EQ(fault_of(backend, "bad", 1), GetParam().fault);
+  EXPECT_EQ(backend.fault_of("bad", 1), GetParam().fault);
   EXPECT_TRUE(talk(good, peer));
   EXPECT_TRUE(peer.send(0, bad.mac()) && bad.received(0, peer.mac()));  // it still receives
   ASSERT_TRUE(bad->frontend().get_vring_base(1).has_value());
