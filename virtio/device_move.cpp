@@ -30,21 +30,7 @@ void DeviceBase::take_off(QueueWorker& worker, base::Reactor& reactor) noexcept 
   reactor.complete(*std::exchange(queue.fault_notice_, nullptr));
 }
 
-base::Progress DeviceBase::Departure::run(base::Reactor& reactor) noexcept {
-  reactor_ = &reactor;
-  if (step()) return base::Progress::done;
-  reactor.add(*this);
-  return base::Progress::pending;
-}
-
-bool DeviceBase::Departure::poll() noexcept {
-  if (!step()) return false;
-  reactor_->remove(*this);
-  reactor_->complete(*this);  // control may destroy this at once
-  return true;
-}
-
-bool DeviceBase::Departure::step() noexcept {
+bool DeviceBase::Departure::step(base::Reactor& reactor) noexcept {
   QueueWorker& worker = baton_->worker;
   base::Handover* const handover = baton_->handover.get();
   if (stage_ == Stage::waiting) {
@@ -57,29 +43,15 @@ bool DeviceBase::Departure::step() noexcept {
     stage_ = Stage::leaving;
   }
   if (handover != nullptr && !handover->may_leave()) return false;
-  take_off(worker, *reactor_);
+  take_off(worker, reactor);
   baton_->free.store(true, std::memory_order_release);
   baton_->to.wake();
   return true;
 }
 
-base::Progress DeviceBase::Arrival::run(base::Reactor& reactor) noexcept {
-  reactor_ = &reactor;
-  if (step()) return base::Progress::done;
-  reactor.add(*this);
-  return base::Progress::pending;
-}
-
-bool DeviceBase::Arrival::poll() noexcept {
-  if (!step()) return false;
-  reactor_->remove(*this);
-  reactor_->complete(*this);  // control may destroy this at once
-  return true;
-}
-
-bool DeviceBase::Arrival::step() noexcept {
+bool DeviceBase::Arrival::step(base::Reactor& reactor) noexcept {
   if (!baton_->free.load(std::memory_order_acquire)) return false;
-  put_on(baton_->worker, *reactor_, baton_->refused);
+  put_on(baton_->worker, reactor, baton_->refused);
   if (baton_->handover != nullptr) baton_->handover->arrived();
   return true;
 }

@@ -11,6 +11,7 @@
 
 #include "base/handover.hpp"
 #include "virtio/device_base.hpp"
+#include "virtio/waiting_command.hpp"
 
 namespace millrace::virtio {
 
@@ -51,47 +52,32 @@ struct DeviceBase::Baton {
 };
 
 // Lets a queue go: it takes nothing more, what is in flight comes back, then it is free.
-// `after()` runs on control.
-class DeviceBase::Departure final : public base::Command, public base::Poller {
+class DeviceBase::Departure final : public WaitingCommand {
  public:
-  Departure(std::shared_ptr<Baton> baton, std::function<void()> after)
-      : baton_{std::move(baton)}, after_{std::move(after)} {}
-  base::Progress run(base::Reactor& reactor) noexcept override;
-  bool poll() noexcept override;
+  Departure(std::shared_ptr<Baton> baton, std::function<void()> done)
+      : WaitingCommand{std::move(done)}, baton_{std::move(baton)} {}
   // What is waited for besides requests in flight comes within a few rounds of other reactors.
   bool arm() noexcept override { return stage_ != Stage::draining; }
-  void disarm() noexcept override {}
-  [[nodiscard]] std::uint64_t sleep_ns_max() const noexcept override { return 1'000'000; }
-  void done() override { after_(); }
 
  private:
   enum class Stage { waiting, draining, leaving };
-  bool step() noexcept;
+  bool step(base::Reactor& reactor) noexcept override;
 
   std::shared_ptr<Baton> baton_;
-  std::function<void()> after_;
-  base::Reactor* reactor_ = nullptr;
   Stage stage_ = Stage::waiting;
 };
 
 // Takes the queue as soon as it is free.
-class DeviceBase::Arrival final : public base::Command, public base::Poller {
+class DeviceBase::Arrival final : public WaitingCommand {
  public:
-  Arrival(std::shared_ptr<Baton> baton, std::function<void()> after)
-      : baton_{std::move(baton)}, after_{std::move(after)} {}
-  base::Progress run(base::Reactor& reactor) noexcept override;
-  bool poll() noexcept override;
+  Arrival(std::shared_ptr<Baton> baton, std::function<void()> done)
+      : WaitingCommand{std::move(done)}, baton_{std::move(baton)} {}
   bool arm() noexcept override { return baton_->free.load(std::memory_order_acquire); }
-  void disarm() noexcept override {}
-  [[nodiscard]] std::uint64_t sleep_ns_max() const noexcept override { return 1'000'000; }
-  void done() override { after_(); }
 
  private:
-  bool step() noexcept;
+  bool step(base::Reactor& reactor) noexcept override;
 
   std::shared_ptr<Baton> baton_;
-  std::function<void()> after_;
-  base::Reactor* reactor_ = nullptr;
 };
 
 }  // namespace millrace::virtio
