@@ -48,6 +48,43 @@ struct Memory {
   std::shared_ptr<const virtio::GuestMemory> snapshot;
 };
 
+// A ring of a reactor that does not run: it is polled here.
+struct AttachedRing {
+  AttachedRing() {
+    UringOptions options;
+    reactor = *base::Reactor::make({});
+    ring = *Uring::make(options);
+    ring->attached(*reactor);
+  }
+  ~AttachedRing() { ring->detached(*reactor); }
+  AttachedRing(const AttachedRing&) = delete;
+  AttachedRing& operator=(const AttachedRing&) = delete;
+  Uring* operator->() const { return ring.get(); }
+
+  // Prepares a write of the first page of `from`, through that buffer.
+  void prepare(Io& io, const ScratchFile& file, const Memory& from, int buffer) {
+    io.home = &home;
+    part = {from.at(0), page};
+    EXPECT_TRUE(ring->write(io, {file.fd(), -1}, {&part, 1}, buffer));
+  }
+  // Waits for it; what the kernel answers.
+  int result_of(const Io& io) {
+    while (home.empty()) ring->poll();
+    EXPECT_EQ(home.pop(), &io);
+    return io.result;
+  }
+  int write(const ScratchFile& file, const Memory& from, int buffer) {
+    Io io;
+    prepare(io, file, from, buffer);
+    return result_of(io);
+  }
+
+  std::unique_ptr<base::Reactor> reactor;
+  std::unique_ptr<Uring> ring;
+  IoList home;
+  iovec part{};
+};
+
 // A ring that can have registered buffers; the tests that need one skip where it cannot.
 class Pinned : public ::testing::Test {
  protected:
@@ -163,65 +200,40 @@ TEST_F(Pinned, MovesDataThroughRegisteredBuffers) {
 }
 
 TEST_F(Pinned, SeveralGuestsShareARing) {
-  ScratchFile file{1 << 20};
-  auto reactor = base::Reactor::make({});
-  ASSERT_TRUE(reactor);
-  UringOptions options;
-  auto ring = Uring::make(options);
-  ASSERT_TRUE(ring);
-  (*ring)->attached(**reactor);
+  const ScratchFile file{1 << 20};
+  AttachedRing ring;
   const Memory one{1 << 20}, two{1 << 20}, three{1 << 20};
   const auto first = pin(one, 256 << 10), second = pin(two, 512 << 10), third = pin(three, 1 << 20);
-  EXPECT_EQ((*ring)->add_buffers(*first), 0);
-  EXPECT_EQ((*ring)->add_buffers(*second), 4);
-  EXPECT_EQ((*ring)->add_buffers(*first), 0);  // counted
-  EXPECT_TRUE((*ring)->remove_buffers(*first));
-  EXPECT_EQ((*ring)->add_buffers(*third), 6);
-  EXPECT_TRUE((*ring)->remove_buffers(*first));
-  EXPECT_TRUE((*ring)->remove_buffers(*third));
-  EXPECT_EQ((*ring)->add_buffers(*third), 0);  // where the first was
+  EXPECT_EQ(ring->add_buffers(*first), 0);
+  EXPECT_EQ(ring->add_buffers(*second), 4);
+  EXPECT_EQ(ring->add_buffers(*first), 0);  // counted
+  EXPECT_TRUE(ring->remove_buffers(*first));
+  EXPECT_EQ(ring->add_buffers(*third), 6);
+  EXPECT_TRUE(ring->remove_buffers(*first));
+  EXPECT_TRUE(ring->remove_buffers(*third));
+  EXPECT_EQ(ring->add_buffers(*third), 0);  // where the first was
 
   // Each number is the memory that it should be: the kernel refuses others.
-  const auto write = [&](int buffer, const Memory& from) {
-    IoList home;
-    Io io;
-    io.home = &home;
-    const iovec part{from.at(0), 4096};
-    EXPECT_TRUE((*ring)->write(io, {file.fd(), -1}, {&part, 1}, buffer));
-    while (home.empty()) (*ring)->poll();
-    return io.result;
-  };
-  EXPECT_EQ(write(0, three), 4096);
-  EXPECT_EQ(write(4, two), 4096);
-  EXPECT_EQ(write(0, two), -EFAULT);
-  EXPECT_EQ(write(1, one), -EFAULT);  // nobody's now
-  EXPECT_TRUE((*ring)->remove_buffers(*second));
-  EXPECT_TRUE((*ring)->remove_buffers(*third));
-  (*ring)->detached(**reactor);
+  EXPECT_EQ(ring.write(file, three, 0), 4096);
+  EXPECT_EQ(ring.write(file, two, 4), 4096);
+  EXPECT_EQ(ring.write(file, two, 0), -EFAULT);
+  EXPECT_EQ(ring.write(file, one, 1), -EFAULT);  // nobody's now
+  EXPECT_TRUE(ring->remove_buffers(*second));
+  EXPECT_TRUE(ring->remove_buffers(*third));
 }
 
 TEST_F(Pinned, WhatIsPreparedIsHandedOverBeforeItsBufferGoes) {
   ScratchFile file{1 << 20};
-  auto reactor = base::Reactor::make({});
-  ASSERT_TRUE(reactor);
-  UringOptions options;
-  auto ring = Uring::make(options);
-  ASSERT_TRUE(ring);
-  (*ring)->attached(**reactor);
+  AttachedRing ring;
   const Memory memory{1 << 20};
   const auto pinned = pin(memory, 1 << 20);
-  ASSERT_EQ((*ring)->add_buffers(*pinned), 0);
+  ASSERT_EQ(ring->add_buffers(*pinned), 0);
   memory.put(0, patterned(0, 4096, 3));
-  IoList home;
   Io io;
-  io.home = &home;
-  const iovec part{memory.at(0), 4096};
-  ASSERT_TRUE((*ring)->write(io, {file.fd(), -1}, {&part, 1}, 0));
-  EXPECT_TRUE((*ring)->remove_buffers(*pinned));
-  while (home.empty()) (*ring)->poll();
-  EXPECT_EQ(io.result, 4096);
+  ring.prepare(io, file, memory, 0);
+  EXPECT_TRUE(ring->remove_buffers(*pinned));
+  EXPECT_EQ(ring.result_of(io), 4096);
   EXPECT_EQ(file.read(0, 4096), patterned(0, 4096, 3));
-  (*ring)->detached(**reactor);
 }
 
 // Why nobody may take pages from memory that is pinned.
@@ -286,18 +298,26 @@ Config disk_config(const ScratchFile& file, PinMode pin) {
   return out;
 }
 
+bool comes_to_pin(Host& host, const Device& device) {
+  return host.wait([&] { return device.backend_status().pin.state == "pinned"; });
+}
+
+bool holds_some(const Host& host, const virtio::GuestMemory& memory) {
+  const auto& board = host.rings->pinner().board();
+  return board.holds(memory, memory.regions().front().guest_address, 1);
+}
+
 TEST_F(Pinned, ADiskPinsItsGuestsMemory) {
   Host host;
   ScratchFile file{4 << 20};
   auto device = *Device::make(disk_config(file, PinMode::on), *host.pool, *host.rings);
   EXPECT_EQ(device->backend_status().pin.state, "idle");
-  const auto& board = host.rings->pinner().board();
   std::shared_ptr<const virtio::GuestMemory> memory;
   {
     Guest guest{host, *device, false};
     guest.skew = 0;
     memory = guest.driver().memory();
-    ASSERT_TRUE(host.wait([&] { return device->backend_status().pin.state == "pinned"; }));
+    ASSERT_TRUE(comes_to_pin(host, *device));
     std::uint64_t bytes = 0;
     for (const auto& region : memory->regions()) bytes += region.size;
     EXPECT_EQ(device->backend_status().pin.bytes, bytes);
@@ -306,11 +326,10 @@ TEST_F(Pinned, ADiskPinsItsGuestsMemory) {
     EXPECT_EQ(guest.read(8, data.size()).data, data);
     EXPECT_EQ(file.read(4096, data.size()), data);
     EXPECT_EQ(device->statistics().pinned, 2u);
-    EXPECT_TRUE(board.holds(*memory, memory->regions().front().guest_address, 1));
+    EXPECT_TRUE(holds_some(host, *memory));
   }
   EXPECT_EQ(device->backend_status().pin.state, "idle");
-  EXPECT_TRUE(
-      host.wait([&] { return !board.holds(*memory, memory->regions().front().guest_address, 1); }));
+  EXPECT_TRUE(host.wait([&] { return !holds_some(host, *memory); }));
 }
 
 TEST_F(Pinned, ADiskFollowsItsGuestsMemory) {
@@ -321,7 +340,7 @@ TEST_F(Pinned, ADiskFollowsItsGuestsMemory) {
   auto device = *Device::make(config, *host.pool, *host.rings);
   Guest guest{host, *device, true, 2};
   guest.skew = 0;
-  ASSERT_TRUE(host.wait([&] { return device->backend_status().pin.state == "pinned"; }));
+  ASSERT_TRUE(comes_to_pin(host, *device));
   const Bytes data = patterned(0, 4096, 5);
   EXPECT_EQ(guest.write(0, data, {}, 0).status, BlkStatus::ok);
   // Both queues share a snapshot from now on, which has a region more.
@@ -336,7 +355,7 @@ TEST_F(Pinned, ADiskFollowsItsGuestsMemory) {
   ASSERT_TRUE(host.wait([&] { return swapped; }));
   const auto& board = host.rings->pinner().board();
   EXPECT_TRUE(board.holds(*next, 1ull << 40, 1));
-  ASSERT_TRUE(host.wait([&] { return device->backend_status().pin.state == "pinned"; }));
+  ASSERT_TRUE(comes_to_pin(host, *device));
   const auto before = device->statistics().pinned;
   EXPECT_EQ(guest.read(0, data.size(), {}, 0).data, data);
   EXPECT_EQ(device->statistics().pinned, before + 1);
@@ -347,13 +366,12 @@ TEST_F(Pinned, AQueueThatMovesHasItsBuffersWhereItIs) {
   Host host{2};
   ScratchFile file{4 << 20};
   auto device = *Device::make(disk_config(file, PinMode::on), *host.pool, *host.rings);
-  const auto& board = host.rings->pinner().board();
   std::shared_ptr<const virtio::GuestMemory> memory;
   {
     Guest guest{host, *device, false};
     guest.skew = 0;
     memory = guest.driver().memory();
-    ASSERT_TRUE(host.wait([&] { return device->backend_status().pin.state == "pinned"; }));
+    ASSERT_TRUE(comes_to_pin(host, *device));
     for (unsigned round = 1; round <= 10; ++round) {
       bool moved = false;
       const unsigned to = 1 - device->queue_status(0).reactor;
@@ -365,8 +383,7 @@ TEST_F(Pinned, AQueueThatMovesHasItsBuffersWhereItIs) {
       EXPECT_EQ(device->statistics().pinned, 2 * round);
     }
   }
-  EXPECT_TRUE(
-      host.wait([&] { return !board.holds(*memory, memory->regions().front().guest_address, 1); }));
+  EXPECT_TRUE(host.wait([&] { return !holds_some(host, *memory); }));
 }
 
 TEST(Pinning, AKernelThatCannotIsSaidOrRefused) {
