@@ -4,6 +4,10 @@ import json
 import re
 
 from .process import wait_for
+from .vmm import Vmm
+
+MACS = ["52:54:00:00:00:0a", "52:54:00:00:00:0b"]  # of networked()
+IPS = ["10.9.0.1", "10.9.0.2"]
 
 
 def address(guest, mac, ip):
@@ -11,6 +15,22 @@ def address(guest, mac, ip):
     name = guest.interface(mac)
     guest.must(f"ip link set {name} up && ip addr add {ip}/24 dev {name}")
     return name
+
+
+def networked(case, daemon, count=2, machine=None, **port):
+    """Guests of millrace-vmm with a port of the daemon and an address each (`nic` is its
+    interface); starts all of them. `machine`: what Vmm takes; `port`: keys of the ports."""
+    guests = []
+    for name, mac in list(zip("ab", MACS))[:count]:
+        socket = daemon.port(f"net-{name}", mac=mac, **port)
+        guests.append(case.use(Vmm(case.work, name, **(machine or {}))).net(socket, mac))
+    case.use(daemon)
+    for guest in guests:
+        guest.start(wait=False)
+    for guest, mac, ip in zip(guests, MACS, IPS):
+        guest.wait_ready()
+        guest.nic = address(guest, mac, ip)
+    return guests
 
 
 def ping(guest, ip, count=3, timeout=90):

@@ -19,6 +19,7 @@ from tests.rig.daemon import Daemon
 from tests.rig.pci import FUNCTIONS, driver_of, give
 from tests.rig.process import run, wait_for
 from tests.rig.qmp import QmpError
+from tests.rig.scenes import IPS, MACS
 from tests.rig.vmm import Vmm
 
 PF = "0000:01:00.0"  # the NIC with virtual functions that every virtual host has
@@ -27,8 +28,7 @@ DEVICES = ["-device", "pcie-root-port,id=rp1,chassis=2,slot=2,addr=12.0"]
 for _number, _device in enumerate(("e1000e,addr=10.0", "e1000e,addr=11.0", "igb,bus=rp1")):
     DEVICES += ["-netdev", f"hubport,id=wire{_number},hubid=1", "-device",
                 f"{_device},netdev=wire{_number},mac=52:54:00:77:00:0{_number}"]
-MACS = ["52:54:00:00:00:0a", "52:54:00:00:00:0b"]
-IPS, PEER_IP = ["10.9.0.1", "10.9.0.2"], "10.9.0.99"
+PEER_IP = "10.9.0.99"
 SOL_PACKET, PACKET_AUXDATA = 263, 8  # linux/if_packet.h
 
 
@@ -66,17 +66,7 @@ class Wire(SystemTest):
 
     def guests(self, count=2, **keys):
         """Guests with a port each; the daemon is started."""
-        guests = []
-        for name, mac in list(zip("ab", MACS))[:count]:
-            socket = self.daemon.port(f"net-{name}", mac=mac, **keys)
-            guests.append(self.use(Vmm(self.work, name)).net(socket, mac))
-        self.use(self.daemon)
-        for guest in guests:
-            guest.start(wait=False)
-        for guest, mac, ip in zip(guests, MACS, IPS):
-            guest.wait_ready()
-            guest.nic = scenes.address(guest, mac, ip)
-        return guests
+        return scenes.networked(self, self.daemon, count, **keys)
 
     def uplink(self):
         return self.ask("query-uplinks")[0]

@@ -12,10 +12,8 @@ from tests.rig import inside, scenes
 from tests.rig.case import SystemTest
 from tests.rig.daemon import Daemon
 from tests.rig.process import wait_for
-from tests.rig.vmm import Vmm
+from tests.rig.scenes import IPS
 
-MACS = ["52:54:00:00:00:0a", "52:54:00:00:00:0b"]
-IPS = ["10.9.0.1", "10.9.0.2"]
 COALESCING, HASH_REPORT, RSS = 53, 57, 60  # feature bits
 DATAGRAMS = 300
 
@@ -43,17 +41,8 @@ class Driver(SystemTest):
         self.daemon = Daemon(self.work)
 
     def pair(self, cpus=2, flavour=None, **keys):
-        guests = []
-        for name, mac in zip("ab", MACS):
-            socket = self.daemon.port(f"net-{name}", control_queue=True, mac=mac, **keys)
-            guests.append(self.use(Vmm(self.work, name, cpus=cpus, flavour=flavour)))
-            guests[-1].net(socket, mac)
-        self.use(self.daemon)
-        for guest in guests:
-            guest.start(wait=False)
-        for guest, mac, ip in zip(guests, MACS, IPS):
-            guest.wait_ready()
-            guest.nic = scenes.address(guest, mac, ip)
+        guests = scenes.networked(self, self.daemon, machine={"cpus": cpus, "flavour": flavour},
+                                  control_queue=True, **keys)
         guests[1].must("iperf3 -s -D && sleep 0.5")
         return guests
 
