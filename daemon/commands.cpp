@@ -15,26 +15,45 @@ using nlohmann::json;
 using qmp::CommandHandler, qmp::CommandTable, qmp::refuse, qmp::Reply;
 using Query = json (*)(Topology&);
 
+base::Unexpected<qmp::CommandError> refused(const base::Error& error) {
+  const auto& line = error.message;
+  return refuse(line, line.starts_with("there is no") ? "DeviceNotFound" : "GenericError");
+}
+
 // The answer to a command that has nothing to tell but whether it was done.
 Topology::Done answer_with(Reply reply) {
   return [reply = std::move(reply)](const base::Result<void>& result) {
     if (result) return reply(json::object());
-    const auto& line = result.error().message;
-    reply(refuse(line, line.starts_with("there is no") ? "DeviceNotFound" : "GenericError"));
+    reply(refused(result.error()));
   };
 }
 
 // A command's arguments, read like a table of the configuration.
 class Arguments {
  public:
-  Arguments(const json& arguments, const char* command)
+  Arguments(const json& arguments, const std::string& command)
       : value_{value_from_json(arguments)}, section_{*value_.table(), {}, command, problems_} {}
 
   [[nodiscard]] Section& section() { return section_; }
-  // Every problem in one line; empty: none.
-  [[nodiscard]] std::string finish() {
+  // The name of something that is there.
+  [[nodiscard]] std::string name(const char* key, const char* example) {
+    section_.require(key, example);
+    return name_if_given(key, example);
+  }
+  [[nodiscard]] std::string name_if_given(const char* key, const char* example) {
+    std::string name;
+    section_.text(key, name);
+    if (const auto* given = section_.find(key); given != nullptr && given->is_empty_text()) {
+      section_.problem(key, std::string{key} + " is empty; give " + key + " = " + example);
+    }
+    return name;
+  }
+  // All is read. True: something is wrong, and `reply` has it in one line.
+  [[nodiscard]] bool refused(const Reply& reply) {
     section_.finish();
-    return problems_.joined();
+    if (problems_.none()) return false;
+    reply(refuse(problems_.joined()));
+    return true;
   }
 
  private:
@@ -42,6 +61,9 @@ class Arguments {
   Value value_;
   Section section_;
 };
+
+// A command that has arguments.
+using Act = std::function<void(Topology&, Arguments&, const Reply&)>;
 
 void add_query(CommandTable& table, Topology& topology, const char* name, Query query) {
   table.add(name, [&topology, name, query](const json& arguments, const Reply& reply) {
@@ -58,7 +80,12 @@ CommandHandler adder(Topology& topology, const char* kind, Read read) {
     auto unit = read(value_from_json(arguments), kind, problems);
     if constexpr (requires { unit.server; }) {
       if (problems.none()) {
-        check_system(unit, std::string{kind} + " " + unit.device.name, problems);
+        const auto title = std::string{kind} + " " + unit.device.name;
+        check_system(unit, title, problems);
+        // One of a running daemon is its own, or another unit's already.
+        if (unit.server.socket.starts_with("fd:")) {
+          problems.add({}, title + ": a descriptor is passed at the start only; give a path");
+        }
       }
     }
     if (!problems.none()) return reply(refuse(problems.joined()));
@@ -66,124 +93,85 @@ CommandHandler adder(Topology& topology, const char* kind, Read read) {
   };
 }
 
-using Remove = void (Topology::*)(const std::string&, Topology::Done);
-
-CommandHandler remover(Topology& topology, const char* command, Remove remove) {
-  return [&topology, command, remove](const json& arguments, const Reply& reply) {
-    std::string name;
-    Arguments given{arguments, command};
-    given.section().require("name", "\"web0\"");
-    given.section().text("name", name);
-    if (const auto line = given.finish(); !line.empty()) return reply(refuse(line));
-    (topology.*remove)(name, answer_with(reply));
+Act remover(const std::function<void(Topology&, const std::string&, Topology::Done)>& remove) {
+  return [remove](Topology& topology, Arguments& given, const Reply& reply) {
+    const auto name = given.name("name", "\"web0\"");
+    if (given.refused(reply)) return;
+    remove(topology, name, answer_with(reply));
   };
 }
 
-CommandHandler companion_remover(Topology& topology, const char* kind) {
-  return [&topology, kind](const json& arguments, const Reply& reply) {
-    std::string name;
-    Arguments given{arguments, kind};
-    given.section().require("name", "\"web0-rng\"");
-    given.section().text("name", name);
-    if (const auto line = given.finish(); !line.empty()) return reply(refuse(line));
-    topology.remove_companion(kind, name, answer_with(reply));
+// `read` takes the key "size".
+Act resizer(const char* example,
+            base::Result<std::uint64_t> (Topology::*resize)(const std::string&, std::uint64_t),
+            void (*read)(Section&, std::uint64_t&)) {
+  return [example, resize, read](Topology& topology, Arguments& given, const Reply& reply) {
+    const auto name = given.name("name", example);
+    std::uint64_t size = 0;
+    read(given.section(), size);
+    if (given.refused(reply)) return;
+    const auto bytes = (topology.*resize)(name, size);
+    if (!bytes) return reply(refused(bytes.error()));
+    reply(json{{"name", name}, {"bytes", *bytes}});
   };
 }
 
-void resize_balloon(Topology& topology, const json& arguments, const Reply& reply) {
-  std::string name;
-  std::uint64_t size = 0;
-  Arguments given{arguments, "balloon-resize"};
-  given.section().require("name", "\"web0-balloon\"");
-  given.section().text("name", name);
-  given.section().require("size", "\"256MiB\", what the guest shall give up");
-  given.section().size("size", size, 0, guest::balloon_size_max);
-  if (const auto line = given.finish(); !line.empty()) return reply(refuse(line));
-  const auto bytes = topology.resize_balloon(name, size);
-  if (bytes) return reply(json{{"name", name}, {"bytes", *bytes}});
-  const auto& line = bytes.error().message;
-  reply(refuse(line, line.starts_with("there is no") ? "DeviceNotFound" : "GenericError"));
+void read_balloon_size(Section& section, std::uint64_t& size) {
+  section.require("size", "\"256MiB\", what the guest shall give up");
+  section.size("size", size, 0, guest::balloon_size_max);
 }
 
-void resize_mem(Topology& topology, const json& arguments, const Reply& reply) {
-  std::string name;
-  std::uint64_t size = 0;
-  Arguments given{arguments, "mem-resize"};
-  given.section().require("name", "\"web0-mem\"");
-  given.section().text("name", name);
-  given.section().require("size", "\"512MiB\", what the guest shall have");
-  read_mem_size(given.section(), "size", size);
-  if (const auto line = given.finish(); !line.empty()) return reply(refuse(line));
-  const auto bytes = topology.resize_mem(name, size);
-  if (bytes) return reply(json{{"name", name}, {"bytes", *bytes}});
-  const auto& line = bytes.error().message;
-  reply(refuse(line, line.starts_with("there is no") ? "DeviceNotFound" : "GenericError"));
+void read_wanted_mem(Section& section, std::uint64_t& size) {
+  section.require("size", "\"512MiB\", what the guest shall have");
+  read_mem_size(section, "size", size);
+}
+
+// Left out: what the file has now.
+void read_disk_size(Section& section, std::uint64_t& size) {
+  section.size("size", size, 512, 1ull << 60);
 }
 
 // The keys of [[console.port]], and the console.
-void add_console_port(Topology& topology, const json& arguments, const Reply& reply) {
-  std::string console;
+void add_console_port(Topology& topology, Arguments& given, const Reply& reply) {
+  const auto console = given.name("console", "\"web0-console\"");
   guest::PortSettings port;
-  Arguments given{arguments, "console-port-add"};
-  given.section().require("console", "\"web0-console\"");
-  given.section().text("console", console);
   read_console_port(given.section(), port);
-  if (const auto line = given.finish(); !line.empty()) return reply(refuse(line));
+  if (given.refused(reply)) return;
   answer_with(reply)(topology.add_console_port(console, port));
 }
 
-void remove_console_port(Topology& topology, const json& arguments, const Reply& reply) {
-  std::string console, name;
-  Arguments given{arguments, "console-port-remove"};
-  given.section().require("console", "\"web0-console\"");
-  given.section().text("console", console);
-  given.section().require("name", "\"agent\"");
-  given.section().text("name", name);
-  if (const auto line = given.finish(); !line.empty()) return reply(refuse(line));
+void remove_console_port(Topology& topology, Arguments& given, const Reply& reply) {
+  const auto console = given.name("console", "\"web0-console\"");
+  const auto name = given.name("name", "\"agent\"");
+  if (given.refused(reply)) return;
   answer_with(reply)(topology.remove_console_port(console, name));
 }
 
-void resize_disk(Topology& topology, const json& arguments, const Reply& reply) {
-  std::string name;
-  std::uint64_t size = 0;
-  Arguments given{arguments, "disk-resize"};
-  given.section().require("name", "\"web0-root\"");
-  given.section().text("name", name);
-  given.section().size("size", size, 512, 1ull << 60);
-  if (const auto line = given.finish(); !line.empty()) return reply(refuse(line));
-  const auto bytes = topology.resize_disk(name, size);
-  if (bytes) return reply(json{{"name", name}, {"bytes", *bytes}});
-  const auto& line = bytes.error().message;
-  reply(refuse(line, line.starts_with("there is no") ? "DeviceNotFound" : "GenericError"));
-}
-
 // "reactor": a number, or null or "auto" for wherever there is room.
-void move_queue(Topology& topology, const json& arguments, const Reply& reply) {
-  std::string name;
+void move_queue(Topology& topology, Arguments& given, const Reply& reply) {
   unsigned queue = 0, reactor = 0;
-  json given_arguments = arguments;
-  const bool null = arguments.contains("reactor") && arguments["reactor"].is_null();
-  if (null) given_arguments["reactor"] = "auto";
-  Arguments given{given_arguments, "move-queue"};
+  const auto name = given.name("name", "\"web0\"");
   auto& section = given.section();
-  section.require("name", "\"web0\"");
-  section.text("name", name);
   section.require("queue", "0");
   section.number("queue", queue, 0, 65'535);
   section.require("reactor", "1, or \"auto\"");
-  const auto* value = section.find("reactor");
-  const bool automatic = value != nullptr && value->text() != nullptr && *value->text() == "auto";
-  if (!automatic) section.number("reactor", reactor, 0, reactors_max - 1);
-  if (const auto line = given.finish(); !line.empty()) return reply(refuse(line));
+  const auto* const value = section.find("reactor");
+  const auto* const text = value == nullptr ? nullptr : value->text();
+  const bool automatic = value != nullptr && (value->null() || (text && *text == "auto"));
+  if (text != nullptr && !automatic) {
+    section.problem("reactor", "reactor is \"" + *text + "\"; give its number, or \"auto\"");
+  } else if (!automatic) {
+    section.number("reactor", reactor, 0, reactors_max - 1);
+  }
+  if (given.refused(reply)) return;
   topology.move_queue(name, queue, automatic ? std::nullopt : std::optional<unsigned>{reactor},
                       answer_with(reply));
 }
 
-void flush_port(Topology& topology, const json& arguments, const Reply& reply) {
-  std::string name;
-  Arguments given{arguments, "port-flush"};
-  given.section().text("name", name);
-  if (const auto line = given.finish(); !line.empty()) return reply(refuse(line));
+// Without "name": of all ports.
+void flush_port(Topology& topology, Arguments& given, const Reply& reply) {
+  const auto name = given.name_if_given("name", "\"web0\", or leave it out");
+  if (given.refused(reply)) return;
   topology.flush_addresses(name, answer_with(reply));
 }
 
@@ -208,21 +196,20 @@ json query_pfs(Topology& topology) {
 }
 
 // Without "pci": all of them. "all": values that are as they should be are written, too.
-void apply_pf(Topology& topology, const json& arguments, const Reply& reply) {
+void apply_pf(Topology& topology, Arguments& given, const Reply& reply) {
   std::string pci;
   bool all = false;
-  Arguments given{arguments, "pf-apply"};
-  given.section().text("pci", pci);
-  given.section().flag("all", all);
+  auto& section = given.section();
+  section.text("pci", pci);
+  section.flag("all", all);
   const auto address = sriov::parse_pci_address(pci);
-  if (!pci.empty() && !address) {
-    given.section().problem("pci", "pci is \"" + pci + "\"; give one like \"0000:01:00.0\"");
+  if (const auto* value = section.find("pci"); value != nullptr && value->text() && !address) {
+    section.problem("pci", "pci is \"" + pci + "\"; give one like \"0000:01:00.0\"");
   }
-  if (const auto line = given.finish(); !line.empty()) return reply(refuse(line));
+  if (given.refused(reply)) return;
   auto done = topology.pfs().apply(address, all);
-  if (done) return reply(*std::move(done));
-  const auto& line = done.error().message;
-  reply(refuse(line, line.starts_with("there is no") ? "DeviceNotFound" : "GenericError"));
+  if (!done) return reply(refused(done.error()));
+  reply(*std::move(done));
 }
 
 json query_version(Topology&) {
@@ -251,44 +238,37 @@ qmp::CommandTable make_commands(Topology& topology, std::function<void()> quit) 
   table.add("query-addresses", [&topology](const json& arguments, const Reply& reply) {
     query_addresses(topology, arguments, reply);
   });
+  const auto add = [&](const std::string& name, Act act) {
+    table.add(name,
+              [&topology, name, act = std::move(act)](const json& arguments, const Reply& reply) {
+                Arguments given{arguments, name};
+                act(topology, given, reply);
+              });
+  };
   table.add("port-add", adder(topology, "port", read_port));
   table.add("disk-add", adder(topology, "disk", read_disk));
   table.add("rng-add", adder(topology, "rng", read_rng));
   table.add("console-add", adder(topology, "console", read_console));
   table.add("balloon-add", adder(topology, "balloon", read_balloon));
-  table.add("balloon-resize", [&topology](const json& arguments, const Reply& reply) {
-    resize_balloon(topology, arguments, reply);
-  });
   table.add("mem-add", adder(topology, "mem", read_mem));
-  table.add("mem-resize", [&topology](const json& arguments, const Reply& reply) {
-    resize_mem(topology, arguments, reply);
-  });
-  table.add("console-port-add", [&topology](const json& arguments, const Reply& reply) {
-    add_console_port(topology, arguments, reply);
-  });
   table.add("uplink-add", adder(topology, "uplink", read_uplink));
-  table.add("port-remove", remover(topology, "port-remove", &Topology::remove_port));
-  table.add("disk-remove", remover(topology, "disk-remove", &Topology::remove_disk));
-  table.add("rng-remove", companion_remover(topology, "rng"));
-  table.add("console-remove", companion_remover(topology, "console"));
-  table.add("balloon-remove", companion_remover(topology, "balloon"));
-  table.add("mem-remove", companion_remover(topology, "mem"));
-  table.add("console-port-remove", [&topology](const json& arguments, const Reply& reply) {
-    remove_console_port(topology, arguments, reply);
-  });
-  table.add("uplink-remove", remover(topology, "uplink-remove", &Topology::remove_uplink));
-  table.add("disk-resize", [&topology](const json& arguments, const Reply& reply) {
-    resize_disk(topology, arguments, reply);
-  });
-  table.add("move-queue", [&topology](const json& arguments, const Reply& reply) {
-    move_queue(topology, arguments, reply);
-  });
-  table.add("port-flush", [&topology](const json& arguments, const Reply& reply) {
-    flush_port(topology, arguments, reply);
-  });
-  table.add("pf-apply", [&topology](const json& arguments, const Reply& reply) {
-    apply_pf(topology, arguments, reply);
-  });
+  add("console-port-add", add_console_port);
+  add("port-remove", remover(&Topology::remove_port));
+  add("disk-remove", remover(&Topology::remove_disk));
+  add("uplink-remove", remover(&Topology::remove_uplink));
+  for (const char* kind : {"rng", "console", "balloon", "mem"}) {
+    add(std::string{kind} + "-remove",
+        remover([kind](Topology& each, const std::string& name, Topology::Done done) {
+          each.remove_companion(kind, name, std::move(done));
+        }));
+  }
+  add("console-port-remove", remove_console_port);
+  add("disk-resize", resizer("\"web0-root\"", &Topology::resize_disk, read_disk_size));
+  add("balloon-resize", resizer("\"web0-balloon\"", &Topology::resize_balloon, read_balloon_size));
+  add("mem-resize", resizer("\"web0-mem\"", &Topology::resize_mem, read_wanted_mem));
+  add("move-queue", move_queue);
+  add("port-flush", flush_port);
+  add("pf-apply", apply_pf);
   table.add("quit", [quit = std::move(quit)](const json& arguments, const Reply& reply) {
     if (!arguments.empty()) return reply(refuse("quit takes no arguments"));
     reply(json::object());

@@ -9,11 +9,37 @@ namespace millrace::daemon {
 
 namespace {
 
-// What every companion has.
-void read_common(Section& section, GuestCompanion& companion) {
+// A companion's table: what all of them have, and what `read(Section&, Settings&)` reads.
+template <class Settings, class Read>
+GuestCompanion read_companion(const Value& table, const std::string& title, Problems& problems,
+                              Read read) {
+  GuestCompanion companion;
+  companion.at = table.at();
+  Section section{members(table, title, problems), table.at(), titled(table, title), problems};
   read_name(section, companion.device.name);
   read_server(section, companion.server);
   companion.socket_at = section.at("socket");
+  Settings settings;
+  read(section, settings);
+  section.finish();
+  companion.device.settings = std::move(settings);
+  return companion;
+}
+
+// [[console.port]]: every table of the list, in order.
+void read_ports(Section& section, guest::ConsoleSettings& settings, Problems& problems) {
+  const auto* ports = section.find("port");
+  if (ports == nullptr) return;
+  if (ports->array() == nullptr) {
+    return section.problem("port", "port is " + std::string{ports->kind()} +
+                                       "; begin each port with [[console.port]]");
+  }
+  for (const auto& each : *ports->array()) {
+    const auto title = section.title() + ": [[console.port]]";
+    Section part{members(each, title, problems), each.at(), titled(each, title), problems};
+    read_console_port(part, settings.ports.emplace_back());
+    part.finish();
+  }
 }
 
 // Names that differ, and no more ports than there are places.
@@ -37,15 +63,10 @@ void check_ports(Section& section, const guest::ConsoleSettings& settings) {
 }  // namespace
 
 GuestCompanion read_rng(const Value& table, const std::string& title, Problems& problems) {
-  GuestCompanion companion;
-  companion.at = table.at();
-  Section section{members(table, title, problems), table.at(), titled(table, title), problems};
-  read_common(section, companion);
-  guest::RngSettings settings;
-  section.size("bytes_per_second", settings.bytes_per_second, 1024, 1ull << 30);
-  section.finish();
-  companion.device.settings = settings;
-  return companion;
+  return read_companion<guest::RngSettings>(
+      table, title, problems, [](Section& section, guest::RngSettings& settings) {
+        section.size("bytes_per_second", settings.bytes_per_second, 1024, 1ull << 30);
+      });
 }
 
 void read_console_port(Section& section, guest::PortSettings& port) {
@@ -61,43 +82,22 @@ void read_console_port(Section& section, guest::PortSettings& port) {
 }
 
 GuestCompanion read_console(const Value& table, const std::string& title, Problems& problems) {
-  GuestCompanion companion;
-  companion.at = table.at();
-  Section section{members(table, title, problems), table.at(), titled(table, title), problems};
-  read_common(section, companion);
-  guest::ConsoleSettings settings;
-  section.number("ports_max", settings.ports_max, 1, virtio::wire::console_ports_max);
-  if (const auto* ports = section.find("port"); ports != nullptr && ports->array() == nullptr) {
-    section.problem("port", "port is " + std::string{ports->kind()} +
-                                "; begin each port with [[console.port]]");
-  } else if (ports != nullptr) {
-    for (const auto& each : *ports->array()) {
-      const auto port_title = section.title() + ": [[console.port]]";
-      Section part{members(each, port_title, problems), each.at(), titled(each, port_title),
-                   problems};
-      read_console_port(part, settings.ports.emplace_back());
-      part.finish();
-    }
-  }
-  check_ports(section, settings);
-  section.finish();
-  companion.device.settings = std::move(settings);
-  return companion;
+  return read_companion<guest::ConsoleSettings>(
+      table, title, problems, [&problems](Section& section, guest::ConsoleSettings& settings) {
+        section.number("ports_max", settings.ports_max, 1, virtio::wire::console_ports_max);
+        read_ports(section, settings, problems);
+        check_ports(section, settings);
+      });
 }
 
 GuestCompanion read_balloon(const Value& table, const std::string& title, Problems& problems) {
-  GuestCompanion companion;
-  companion.at = table.at();
-  Section section{members(table, title, problems), table.at(), titled(table, title), problems};
-  read_common(section, companion);
-  guest::BalloonSettings settings;
-  section.size("size", settings.size, 0, guest::balloon_size_max);
-  section.flag("reporting", settings.reporting);
-  section.flag("deflate_on_oom", settings.deflate_on_oom);
-  section.number("stats_s", settings.stats_s, 0, 86'400);
-  section.finish();
-  companion.device.settings = settings;
-  return companion;
+  return read_companion<guest::BalloonSettings>(
+      table, title, problems, [](Section& section, guest::BalloonSettings& settings) {
+        section.size("size", settings.size, 0, guest::balloon_size_max);
+        section.flag("reporting", settings.reporting);
+        section.flag("deflate_on_oom", settings.deflate_on_oom);
+        section.number("stats_s", settings.stats_s, 0, 86'400);
+      });
 }
 
 void read_mem_size(Section& section, const char* key, std::uint64_t& bytes) {
@@ -108,15 +108,10 @@ void read_mem_size(Section& section, const char* key, std::uint64_t& bytes) {
 }
 
 GuestCompanion read_mem(const Value& table, const std::string& title, Problems& problems) {
-  GuestCompanion companion;
-  companion.at = table.at();
-  Section section{members(table, title, problems), table.at(), titled(table, title), problems};
-  read_common(section, companion);
-  guest::MemSettings settings;
-  read_mem_size(section, "requested", settings.requested);
-  section.finish();
-  companion.device.settings = settings;
-  return companion;
+  return read_companion<guest::MemSettings>(
+      table, title, problems, [](Section& section, guest::MemSettings& settings) {
+        read_mem_size(section, "requested", settings.requested);
+      });
 }
 
 std::string title_of(const GuestCompanion& companion) {

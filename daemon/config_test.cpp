@@ -316,6 +316,13 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"spin_fraction", "[reactors]\nspin_us = 1.5\n",
                 "m.toml:2:11: [reactors]: spin_us is a fraction; give a whole number, 0 to "
                 "1000000"},
+        Refusal{"a_date", "[reactors]\nspin_us = 2026-01-01\n",
+                "m.toml:2:11: [reactors]: spin_us is a date or a time; give a whole number, 0 to "
+                "1000000"},
+        Refusal{"a_key_of_two_lines", "[reactors]\n\"spin\\nus\" = 1\n",
+                "m.toml:2:1: [reactors]: unknown key \"spin?us\"; did you mean \"spin_us\"?"},
+        Refusal{"an_escape", "[control]\nsocket = \"/run/\\u001b[2J\"\n",
+                "m.toml:2:10: [control]: socket holds a control character; give text of one line"},
         Refusal{"ageing", "[switch]\nageing_s = 0\n",
                 "m.toml:2:12: [switch]: ageing_s is 0; give 1 to 1000000"},
         Refusal{"dpdk_mb", "[memory]\ndpdk_mb = -1\n",
@@ -473,6 +480,17 @@ TEST(Config, SyntaxErrorHasAPlace) {
   EXPECT_TRUE(lines[0].starts_with("m.toml:2:")) << lines[0];
   EXPECT_NE(lines[0].find(": not TOML: "), std::string::npos) << lines[0];
   EXPECT_EQ(lines[0].find('\n'), std::string::npos);
+}
+
+TEST(Config, KeysOfAnyLengthAreNoDeeperThanTheStack) {
+  std::string dots;
+  for (int i = 0; i < 200'000; ++i) dots += "a.";
+  EXPECT_EQ(refused("[switch]\n" + dots + "a = 1\n"),
+            (Lines{"m.toml:2:1: not TOML: a line with more than 1000 dots"}));
+  const auto most = dots.substr(0, 2000);
+  const auto deep = refused("[" + most + "b]\n" + most + "b = 1\n");
+  ASSERT_EQ(deep.size(), 1u);
+  EXPECT_NE(deep[0].find("the file: unknown key \"a\""), std::string::npos) << deep[0];
 }
 
 TEST(Config, CommandArgumentsMeanTheSame) {

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/one_line.hpp"
+
 namespace millrace::daemon {
 
-void Problems::add(Position at, std::string line) {
-  found_.push_back({at, std::move(line)});
+void Problems::add(Position at, const std::string& line) {
+  found_.push_back({at, base::one_line(line)});  // names and keys are as they were written
 }
 
 std::vector<std::string> Problems::lines() const {

@@ -14,7 +14,7 @@ class Problems {
   // `file` as the user named it; empty: the text came in a command and has no positions.
   explicit Problems(std::string file = {}) : file_{std::move(file)} {}
 
-  void add(Position at, std::string line);
+  void add(Position at, const std::string& line);
   [[nodiscard]] bool none() const { return found_.empty(); }
   // "FILE:12:3: LINE"; the position is left out where there is none.
   [[nodiscard]] std::vector<std::string> lines() const;

@@ -4,6 +4,7 @@
 #include <numeric>
 #include <optional>
 
+#include "base/one_line.hpp"
 #include "base/units.hpp"
 
 namespace millrace::daemon {
@@ -94,8 +95,8 @@ void Section::text(const char* key, std::string& out) {
   if (value == nullptr) return;
   const auto* text = value->text();
   if (text == nullptr) return wrong_type(key, *value, "text in quotes");
-  if (text->find('\0') != std::string::npos || text->find('\n') != std::string::npos) {
-    return problem(key, std::string{key} + " holds a line break or a zero byte; give plain text");
+  if (base::one_line(*text) != *text) {
+    return problem(key, std::string{key} + " holds a control character; give text of one line");
   }
   out = *text;
 }

@@ -7,22 +7,18 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <system_error>
 
 #include "base/fd.hpp"
+#include "sriov/functions.hpp"
 
 namespace millrace::daemon {
 
 namespace {
 
-namespace fs = std::filesystem;
-
 constexpr const char* vfio_driver = "vfio-pci";
 
-// The last part of what a link leads to; empty: there is no such link.
-std::string target(const fs::path& link) {
-  std::error_code failed;
-  return fs::read_symlink(link, failed).filename().string();
+std::string folder_of(const sriov::Sysfs& host, const std::string& address) {
+  return host.path("sys/bus/pci/devices/" + address + "/");
 }
 
 std::string hand_over(const std::string& address, const std::string& driver) {
@@ -39,51 +35,58 @@ bool harmless(const std::string& driver) {
 
 }  // namespace
 
-base::Result<std::string> check_pci_function(const std::string& address, const PciPlaces& places) {
-  const auto at = places.functions / address;
-  std::error_code failed;
-  if (!fs::exists(at, failed)) {
+base::Result<unsigned> check_pci_function(const std::string& address, const sriov::Sysfs& host) {
+  const auto at = folder_of(host, address);
+  if (!host.number(at + "class")) {
     return base::fail("there is no PCI function " + address + "; lspci -D lists them");
   }
-  const auto group = target(at / "iommu_group");
-  if (group.empty()) {
+  const auto group = sriov::group_of(host, at);
+  if (!group) {
     return base::fail("the PCI function " + address +
                       " has no IOMMU group: the IOMMU is off; switch it on in the firmware and "
                       "boot with intel_iommu=on (AMD: amd_iommu=on)");
   }
-  const auto driver = target(at / "driver");
+  const auto driver = host.link_name(at + "driver");
   if (driver != vfio_driver) {
     const auto who = driver.empty() ? "has no driver" : "is driven by " + driver;
     return base::fail("the PCI function " + address + " " + who +
                       "; give it to vfio-pci: " + hand_over(address, driver));
   }
-  const auto neighbours = at / "iommu_group" / "devices";
-  for (fs::directory_iterator each{neighbours, failed}, end; !failed && each != end;
-       each.increment(failed)) {
-    const auto other = each->path().filename().string();
-    const auto its = target(each->path() / "driver");
+  for (const auto& other : host.names(at + "iommu_group/devices")) {
+    const auto its = host.link_name(folder_of(host, other) + "driver");
     if (other == address || harmless(its)) continue;
-    return base::fail("the PCI function " + address + " shares IOMMU group " + group + " with " +
-                      other + ", which is driven by " + its +
+    return base::fail("the PCI function " + address + " shares IOMMU group " +
+                      std::to_string(*group) + " with " + other + ", which is driven by " + its +
                       "; give that to vfio-pci too: " + hand_over(other, its));
   }
-  return group;
+  return *group;
 }
 
-base::Result<> check_pci_group(const std::string& address, const std::string& group,
-                               const PciPlaces& places) {
-  const auto path = (places.groups / group).string();
+base::Result<> check_pci_group(const std::string& address, unsigned group,
+                               const sriov::Sysfs& host) {
+  const auto begin =
+      "IOMMU group " + std::to_string(group) + " of the PCI function " + address + " ";
+  const auto holders = sriov::vfio_holders(host);
+  if (const auto found = holders.find(group); found != holders.end()) {
+    const bool ours = std::ranges::count(found->second, ::getpid(), &sriov::Holder::pid) != 0;
+    return base::fail(begin +
+                      (ours ? "is still this daemon's: what had it is being removed; try "
+                              "again in a moment"
+                            : "is held by " + sriov::format(found->second) + "; end it first"));
+  }
+  const auto path = host.path("dev/vfio/" + std::to_string(group));
   const base::Fd opened{::open(path.c_str(), O_RDWR | O_CLOEXEC)};
   if (opened) return {};
-  const auto begin = "IOMMU group " + group + " of the PCI function " + address;
   if (errno == EBUSY) {
-    return base::fail(begin + " is open in another process; fuser -v " + path + " says which");
+    return base::fail(begin + "is held by a process that cannot be seen from here (of another " +
+                      "container, or another user): fuser -v " + path + " as root on the host " +
+                      "says which; end it first");
   }
   if (errno == EACCES || errno == EPERM) {
-    return base::fail(begin + " may not be opened by this user; chown " +
+    return base::fail(begin + "may not be opened by this user; chown " +
                       std::to_string(::geteuid()) + " " + path);
   }
-  return base::fail(begin + ": cannot open " + path + ": " + std::strerror(errno));
+  return base::fail(begin + "cannot be opened: " + path + ": " + std::strerror(errno));
 }
 
 base::Result<> check_pinning(unsigned megabytes) {
@@ -98,17 +101,17 @@ base::Result<> check_pinning(unsigned megabytes) {
 }
 
 base::Result<> check_pci_uplink(const std::string& address, const std::vector<std::string>& others,
-                                unsigned megabytes, const PciPlaces& places) {
+                                unsigned megabytes, const sriov::Sysfs& host) {
   if (std::ranges::find(others, address) != others.end()) {
     return base::fail("the PCI function " + address + " is an uplink already");
   }
-  const auto group = check_pci_function(address, places);
+  const auto group = check_pci_function(address, host);
   if (!group) return base::Unexpected{group.error()};
   const bool ours = std::ranges::any_of(others, [&](const std::string& other) {
-    return target(places.functions / other / "iommu_group") == *group;
+    return sriov::group_of(host, folder_of(host, other)) == *group;
   });
   if (!ours) {
-    if (auto free = check_pci_group(address, *group, places); !free) return free;
+    if (auto free = check_pci_group(address, *group, host); !free) return free;
   }
   return check_pinning(megabytes);
 }

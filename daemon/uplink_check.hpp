@@ -3,28 +3,22 @@
 // nothing. Thread: control.
 #pragma once
 
-#include <filesystem>
 #include <string>
 #include <vector>
 
 #include "base/result.hpp"
+#include "sriov/sysfs.hpp"
 
 namespace millrace::daemon {
 
-// Where the kernel shows its functions and groups; tests have folders of their own.
-struct PciPlaces {
-  std::filesystem::path functions = "/sys/bus/pci/devices";
-  std::filesystem::path groups = "/dev/vfio";
-};
-
 // The number of the function's IOMMU group, or one line: what is wrong and what to type.
-[[nodiscard]] base::Result<std::string> check_pci_function(const std::string& address,
-                                                           const PciPlaces& places = {});
+[[nodiscard]] base::Result<unsigned> check_pci_function(const std::string& address,
+                                                        const sriov::Sysfs& host = sriov::Sysfs{});
 
-// Whether this process may open the group: /dev/vfio/N is there, permitted, and nobody has it. Not
-// to be asked for a group that this process itself holds.
-[[nodiscard]] base::Result<> check_pci_group(const std::string& address, const std::string& group,
-                                             const PciPlaces& places = {});
+// Whether this process may open the group: nobody has it, and /dev/vfio/N is there and permitted.
+// Not to be asked for a group that this process itself holds.
+[[nodiscard]] base::Result<> check_pci_group(const std::string& address, unsigned group,
+                                             const sriov::Sysfs& host = sriov::Sysfs{});
 
 // Whether this process may pin `megabytes` of memory for the device (RLIMIT_MEMLOCK).
 [[nodiscard]] base::Result<> check_pinning(unsigned megabytes);
@@ -32,6 +26,7 @@ struct PciPlaces {
 // All of it, for one more uplink beside `others` (addresses) that this process has already.
 [[nodiscard]] base::Result<> check_pci_uplink(const std::string& address,
                                               const std::vector<std::string>& others,
-                                              unsigned megabytes, const PciPlaces& places = {});
+                                              unsigned megabytes,
+                                              const sriov::Sysfs& host = sriov::Sysfs{});
 
 }  // namespace millrace::daemon

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <fstream>
 
 namespace millrace::daemon {
@@ -15,42 +16,47 @@ constexpr const char* address = "0000:01:00.0";
 
 class UplinkCheck : public ::testing::Test {
  protected:
-  void SetUp() override {
+  UplinkCheck() {
     std::string folder = "/tmp/millrace-uplink-XXXXXX";
-    ASSERT_NE(::mkdtemp(folder.data()), nullptr);
-    root_ = folder;
-    places_ = {root_ / "functions", root_ / "vfio"};
-    fs::create_directories(places_.functions);
-    fs::create_directories(places_.groups);
+    root_ = ::mkdtemp(folder.data());
+    host_ = sriov::Sysfs{root_.string()};
   }
-  void TearDown() override { fs::remove_all(root_); }
+  ~UplinkCheck() override { fs::remove_all(root_); }
 
-  void function(const std::string& name, const std::string& driver, const std::string& group) {
-    const auto at = places_.functions / name;
-    fs::create_directories(at);
-    if (!driver.empty()) fs::create_symlink(root_ / "drivers" / driver, at / "driver");
+  void write(const fs::path& path, const std::string& text) const {
+    fs::create_directories((root_ / path).parent_path());
+    std::ofstream{root_ / path} << text;
+  }
+  void link(const fs::path& path, const fs::path& target) const {
+    fs::create_directories((root_ / path).parent_path());
+    fs::create_symlink(target, root_ / path);
+  }
+  void function(const std::string& name, const std::string& driver,
+                const std::string& group) const {
+    const auto at = fs::path{"sys/bus/pci/devices"} / name;
+    write(at / "class", "0x020000\n");
+    if (!driver.empty()) link(at / "driver", root_ / "sys/bus/pci/drivers" / driver);
     if (group.empty()) return;
-    const auto its = root_ / "iommu_groups" / group;
-    fs::create_directories(its / "devices");
-    fs::create_symlink(its, at / "iommu_group");
-    fs::create_symlink(at, its / "devices" / name);
-    std::ofstream{places_.groups / group} << "";
+    const auto its = fs::path{"sys/kernel/iommu_groups"} / group;
+    link(at / "iommu_group", root_ / its);
+    link(its / "devices" / name, root_ / at);
+    write("dev/vfio/" + group, "");
   }
   [[nodiscard]] std::string refused(const std::vector<std::string>& others = {}) {
-    const auto result = check_pci_uplink(address, others, 1, places_);
+    const auto result = check_pci_uplink(address, others, 1, host_);
     return result ? "" : result.error().message;
   }
 
   fs::path root_;
-  PciPlaces places_;
+  sriov::Sysfs host_;
 };
 
 TEST_F(UplinkCheck, TakesAFunctionThatVfioDrives) {
   function(address, "vfio-pci", "7");
   EXPECT_EQ(refused(), "");
-  const auto group = check_pci_function(address, places_);
+  const auto group = check_pci_function(address, host_);
   ASSERT_TRUE(group);
-  EXPECT_EQ(*group, "7");
+  EXPECT_EQ(*group, 7u);
 }
 
 TEST_F(UplinkCheck, NamesAFunctionThatIsNotThere) {
@@ -93,9 +99,26 @@ TEST_F(UplinkCheck, NamesANeighbourThatKeepsTheGroup) {
 
 TEST_F(UplinkCheck, NamesAGroupThatCannotBeOpened) {
   function(address, "vfio-pci", "7");
-  fs::remove(places_.groups / "7");
-  EXPECT_EQ(refused(), "IOMMU group 7 of the PCI function 0000:01:00.0: cannot open " +
-                           (places_.groups / "7").string() + ": No such file or directory");
+  fs::remove(root_ / "dev/vfio/7");
+  EXPECT_EQ(refused(), "IOMMU group 7 of the PCI function 0000:01:00.0 cannot be opened: " +
+                           (root_ / "dev/vfio/7").string() + ": No such file or directory");
+}
+
+TEST_F(UplinkCheck, NamesWhoHoldsTheGroup) {
+  function(address, "vfio-pci", "7");
+  write("proc/4711/comm", "qemu\n");
+  link("proc/4711/fd/9", "/dev/vfio/8");  // another group
+  EXPECT_EQ(refused(), "");
+  link("proc/4711/fd/10", "/dev/vfio/7");
+  EXPECT_EQ(refused(),
+            "IOMMU group 7 of the PCI function 0000:01:00.0 is held by process 4711 (qemu); end it "
+            "first");
+}
+
+TEST_F(UplinkCheck, KnowsAGroupThatItHasItself) {
+  function(address, "vfio-pci", "7");
+  link("proc/" + std::to_string(::getpid()) + "/fd/10", "/dev/vfio/7");
+  EXPECT_NE(refused().find("is still this daemon's"), std::string::npos) << refused();
 }
 
 TEST_F(UplinkCheck, KnowsTheUplinksThatAreThere) {
@@ -103,7 +126,7 @@ TEST_F(UplinkCheck, KnowsTheUplinksThatAreThere) {
   function("0000:01:00.1", "vfio-pci", "7");
   EXPECT_EQ(refused({address}), "the PCI function 0000:01:00.0 is an uplink already");
   // One group, opened by this process already: not opened again.
-  fs::remove(places_.groups / "7");
+  fs::remove(root_ / "dev/vfio/7");
   EXPECT_EQ(refused({"0000:01:00.1"}), "");
 }
 

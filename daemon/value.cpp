@@ -14,6 +14,18 @@ Position position_of(const toml::source_region& source) {
   return {static_cast<unsigned>(source.begin.line), static_cast<unsigned>(source.begin.column)};
 }
 
+// A dotted key makes a table for each dot, and tables are walked by recursion: the number of the
+// first line with far more dots than anybody writes; 0: there is none.
+unsigned line_of_dots(std::string_view text) {
+  constexpr unsigned dots_max = 1000;
+  unsigned line = 1, dots = 0;
+  for (const char c : text) {
+    if (c == '.' && ++dots > dots_max) return line;
+    if (c == '\n') ++line, dots = 0;
+  }
+  return 0;
+}
+
 Value convert(const toml::node& node);
 
 Value::Content convert_table(const toml::table& table) {
@@ -29,7 +41,7 @@ Value::Content convert_table(const toml::table& table) {
 }
 
 Value convert(const toml::node& node) {
-  Value::Content content;
+  Value::Content content = Value::Other{"a date or a time"};
   if (const auto* table = node.as_table()) {
     content = convert_table(*table);
   } else if (const auto* array = node.as_array()) {
@@ -51,12 +63,22 @@ Value convert(const toml::node& node) {
 }  // namespace
 
 const char* Value::kind() const {
-  static constexpr const char* names[] = {
-      "something else", "true or false", "a number", "a fraction", "text", "a list", "a table"};
+  if (null()) return "null";
+  if (const auto* other = std::get_if<Other>(&content_)) return other->what;
+  static constexpr const char* names[] = {"",     "true or false", "a number", "a fraction",
+                                          "text", "a list",        "a table"};
   return names[content_.index()];
 }
 
+bool Value::null() const {
+  const auto* other = std::get_if<Other>(&content_);
+  return other != nullptr && other->what == nullptr;
+}
+
 base::Result<Value, SyntaxError> value_from_toml(std::string_view text) {
+  if (const unsigned line = line_of_dots(text); line != 0) {
+    return base::Unexpected{SyntaxError{{line, 1}, "a line with more than 1000 dots"}};
+  }
   try {
     return convert(toml::parse(text));
   } catch (const toml::parse_error& error) {
@@ -85,7 +107,7 @@ Value value_from_json(const nlohmann::json& json) {
   } else if (json.is_number_unsigned() &&
              json.get<std::uint64_t>() >
                  static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
-    content = json.get<double>();
+    content = Value::Other{"a number that is too large"};
   } else if (json.is_number_integer()) {
     content = json.get<std::int64_t>();
   } else if (json.is_number_float()) {

@@ -22,14 +22,16 @@ struct Position {
 class Value {
  public:
   struct Member;
-  struct Other {};  // null, a date, a time: nothing that a key of ours takes
+  struct Other {       // nothing that a key of ours takes
+    const char* what;  // nullptr: null
+  };
   using Array = std::vector<Value>;
   using Table = std::vector<Member>;  // in the order of the text
 
   using Content = std::variant<Other, bool, std::int64_t, double, std::string, Array, Table>;
 
-  Value() = default;
-  Value(Content content, Position at) : content_{std::move(content)}, at_{at} {}
+  Value();
+  Value(Content content, Position at);
 
   [[nodiscard]] Position at() const { return at_; }
   [[nodiscard]] const bool* boolean() const { return std::get_if<bool>(&content_); }
@@ -37,6 +39,8 @@ class Value {
   [[nodiscard]] const std::string* text() const { return std::get_if<std::string>(&content_); }
   [[nodiscard]] const Array* array() const { return std::get_if<Array>(&content_); }
   [[nodiscard]] const Table* table() const { return std::get_if<Table>(&content_); }
+  [[nodiscard]] bool null() const;
+  [[nodiscard]] bool is_empty_text() const { return text() != nullptr && text()->empty(); }
   // "a number", "text", "a list"...: what it is, for an error line.
   [[nodiscard]] const char* kind() const;
 
@@ -50,6 +54,10 @@ struct Value::Member {
   Position at;  // of the key
   Value value;
 };
+
+// Here, because a Table can be made and moved only where its members are known.
+inline Value::Value() = default;
+inline Value::Value(Content content, Position at) : content_{std::move(content)}, at_{at} {}
 
 // A TOML text. A syntax error is Problem-like: the position and one line.
 struct SyntaxError {

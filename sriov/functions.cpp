@@ -4,6 +4,8 @@
 
 #include <charconv>
 
+#include "base/one_line.hpp"
+
 namespace millrace::sriov {
 
 namespace {
@@ -29,6 +31,10 @@ int node_of(const Sysfs& sysfs, const std::string& folder) {
 
 }  // namespace
 
+std::optional<unsigned> group_of(const Sysfs& sysfs, const std::string& folder) {
+  return number_of<unsigned>(sysfs.link_name(folder + "iommu_group"));
+}
+
 std::optional<VirtualFunction> read_virtual_function(const Sysfs& sysfs, const PciAddress& physical,
                                                      unsigned index) {
   const auto target = sysfs.link_name(sysfs.folder(physical) + "virtfn" + std::to_string(index));
@@ -39,7 +45,7 @@ std::optional<VirtualFunction> read_virtual_function(const Sysfs& sysfs, const P
   out.address = *address;
   const auto folder = sysfs.folder(*address);
   out.driver = sysfs.link_name(folder + "driver");
-  out.group = number_of<unsigned>(sysfs.link_name(folder + "iommu_group"));
+  out.group = group_of(sysfs, folder);
   out.node = node_of(sysfs, folder);
   out.netdev = netdev_of(sysfs, folder);
   if (!out.netdev.empty()) {
@@ -95,10 +101,19 @@ Holders vfio_holders(const Sysfs& sysfs) {
       if (!target.starts_with(prefix)) continue;
       const auto group = number_of<unsigned>(std::string_view{target}.substr(prefix.size()));
       if (!group) continue;  // the container: /dev/vfio/vfio
-      const Holder holder{*pid, sysfs.text(folder + "comm").value_or("?")};
+      const Holder holder{*pid, base::one_line(sysfs.text(folder + "comm").value_or("?"))};
       auto& holders = out[*group];
       if (holders.empty() || holders.back() != holder) holders.push_back(holder);
     }
+  }
+  return out;
+}
+
+std::string format(const std::vector<Holder>& holders) {
+  std::string out;
+  for (const auto& each : holders) {
+    out += (out.empty() ? "process " : ", process ") + std::to_string(each.pid) + " (" + each.name +
+           ")";
   }
   return out;
 }

@@ -45,6 +45,9 @@ struct PhysicalFunction {
                                                                    const PciAddress& physical,
                                                                    unsigned index);
 
+// The IOMMU group of the function whose folder this is (Sysfs::folder); nullopt: there is none.
+[[nodiscard]] std::optional<unsigned> group_of(const Sysfs& sysfs, const std::string& folder);
+
 // A process that has the /dev/vfio file of a group open.
 struct Holder {
   pid_t pid = 0;
@@ -55,5 +58,7 @@ using Holders = std::map<unsigned, std::vector<Holder>>;  // by IOMMU group
 // From /proc/*/fd: of the processes that we may look at, root of all in our PID
 // namespace. Some tens of microseconds for each process: not for a beat.
 [[nodiscard]] Holders vfio_holders(const Sysfs& sysfs);
+// "process 4711 (qemu-system-x86), process 12 (vmm)"
+[[nodiscard]] std::string format(const std::vector<Holder>& holders);
 
 }  // namespace millrace::sriov

@@ -50,15 +50,6 @@ base::Result<void> check_addresses(const Current& now, const PfWish& wish) {
   return {};
 }
 
-std::string who(const std::vector<Holder>& holders) {
-  std::string out;
-  for (const auto& each : holders) {
-    out += (out.empty() ? "process " : ", process ") + std::to_string(each.pid) + " (" + each.name +
-           ")";
-  }
-  return out;
-}
-
 std::string described(const SetValue& step) {
   return vf_name(step.vf) + ": " + format(step.to) +
          (step.from && *step.from != step.to ? " (was " + format(*step.from) + ")" : "");
@@ -155,7 +146,7 @@ std::string use_of(const VirtualFunction& function, const Holders& holders, pid_
     if (const auto found = holders.find(*function.group); found != holders.end()) {
       auto others = found->second;
       std::erase_if(others, [except](const Holder& each) { return each.pid == except; });
-      if (!others.empty()) return who(others) + "; end it first";
+      if (!others.empty()) return format(others) + "; end it first";
     }
   }
   if (function.netdev_up) {

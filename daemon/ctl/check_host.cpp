@@ -11,6 +11,7 @@
 
 #include "base/units.hpp"
 #include "daemon/ctl/commands.hpp"
+#include "sriov/functions.hpp"
 #include "vfio/host_function.hpp"
 
 namespace millrace::ctl {
@@ -163,6 +164,7 @@ class HostCheck {
   void check_functions() {
     constexpr std::string_view network{"0x02"};
     std::size_t seen = 0;
+    holders_ = sriov::vfio_holders(sriov::Sysfs{root_});
     for (const auto& path : entries_of(at("sys/bus/pci/devices"))) {
       if (!text_of(path / "class").starts_with(network)) continue;
       ++seen;
@@ -206,11 +208,16 @@ class HostCheck {
       return say(Level::problem, function.address,
                  group + ", vfio-pci; " + path + " is not there: is /dev mounted?");
     }
+    if (const auto held = holders_.find(*function.group); held != holders_.end()) {
+      return say(Level::ok, function.address,
+                 group + ", vfio-pci: in use by " + sriov::format(held->second));
+    }
     say(Level::ok, function.address, group + ", vfio-pci: ready to be given away");
   }
 
   const std::string root_;
   std::size_t groups_ = 0;
+  sriov::Holders holders_;
   std::vector<Finding> found_;
 };
 

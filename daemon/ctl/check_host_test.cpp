@@ -124,6 +124,13 @@ TEST_F(CheckHostTest, NamesWhoSharesAGroup) {
   expect("0000:01:10.2", Level::note, "belongs to the driver igbvf: bind it to vfio-pci");
 }
 
+TEST_F(CheckHostTest, NamesWhoHoldsAGroup) {
+  write("proc/4711/comm", "qemu\n");
+  fs::create_directories(root / "proc/4711/fd");
+  fs::create_symlink("/dev/vfio/7", root / "proc/4711/fd/9");
+  expect("0000:01:10.0", Level::ok, "vfio-pci: in use by process 4711 (qemu)");
+}
+
 TEST_F(CheckHostTest, FindsAGroupWithoutItsFile) {
   fs::remove(root / "dev/vfio/7");
   expect("0000:01:10.0", Level::problem, "/dev/vfio/7 is not there");

@@ -118,7 +118,9 @@ Outcome<json> Client::next_answer() {
 Outcome<json> Client::execute(const std::string& command, const json& arguments, int fd) {
   json request{{"execute", command}};
   if (!arguments.empty()) request["arguments"] = arguments;
-  if (auto failure = send(request.dump() + "\n", fd)) return base::Unexpected{*failure};
+  // A word that is not UTF-8 cannot be said in JSON: what is said in its place names nothing.
+  const auto text = request.dump(-1, ' ', false, json::error_handler_t::replace);
+  if (auto failure = send(text + "\n", fd)) return base::Unexpected{*failure};
   auto answer = next_answer();
   if (!answer) return answer;
   if (answer->contains("return")) return json((*answer)["return"]);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "base/one_line.hpp"
 #include "daemon/ctl/rates.hpp"
 #include "daemon/ctl/terminal.hpp"
 
@@ -31,17 +32,6 @@ ScreenOptions screen_options() {
   options.colour = wants_colour(STDOUT_FILENO);
   if (::isatty(STDOUT_FILENO) != 0) options.width = terminal_size(STDOUT_FILENO).width;
   return options;
-}
-
-// Connects, executes, hands the answer to `show`.
-template <class Show>
-int ask(const Settings& settings, const std::string& command, const json& arguments, Show show) {
-  auto client = Client::connect(settings.socket, settings.who);
-  if (!client) return report(client.error());
-  const auto answer = client->execute(command, arguments);
-  if (!answer) return report(answer.error());
-  show(*answer);
-  return exit_ok;
 }
 
 // Redraws until q or a signal, or until the daemon is gone: that is for the caller to tell, once
@@ -74,8 +64,18 @@ std::optional<Failure> watch(Client& client, json before, const StatusOptions& o
 }  // namespace
 
 int report(const Failure& failure) {
-  std::fprintf(stderr, "millctl: %s\n", failure.line.c_str());
+  std::fprintf(stderr, "millctl: %s\n", base::one_line(failure.line).c_str());
   return failure.kind == Failure::Kind::unreachable ? exit_unreachable : exit_refused;
+}
+
+int ask(const Settings& settings, const std::string& command, const json& arguments,
+        const std::function<void(const json&)>& show) {
+  auto client = Client::connect(settings.socket, settings.who);
+  if (!client) return report(client.error());
+  const auto answer = client->execute(command, arguments);
+  if (!answer) return report(answer.error());
+  settings.json ? print(*answer) : show(*answer);
+  return exit_ok;
 }
 
 int show_status(const Settings& settings, const StatusOptions& options) {
@@ -109,17 +109,14 @@ int show_status(const Settings& settings, const StatusOptions& options) {
 
 int show_list(const Settings& settings, const std::string& kind) {
   return ask(settings, "query-" + kind, json::object(), [&](const json& answer) {
-    if (settings.json) return print(answer);
     const auto screen = screen_options();
     print(kind == "counters" ? render_counters(answer, screen) : render_list(kind, answer, screen));
   });
 }
 
 int show_metrics(const Settings& settings) {
-  return ask(settings, "query-metrics", json::object(), [&](const json& answer) {
-    if (settings.json) return print(answer);
-    std::fputs(answer.get<std::string>().c_str(), stdout);
-  });
+  return ask(settings, "query-metrics", json::object(),
+             [](const json& answer) { std::fputs(answer.get<std::string>().c_str(), stdout); });
 }
 
 int show_events(const Settings& settings, unsigned count) {
@@ -144,9 +141,7 @@ int show_events(const Settings& settings, unsigned count) {
 }
 
 int execute(const Settings& settings, const std::string& command, const json& arguments) {
-  return ask(settings, command, arguments, [&](const json& answer) {
-    if (settings.json) print(answer);
-  });
+  return ask(settings, command, arguments, [](const json&) {});
 }
 
 int send_raw(const Settings& settings, const std::string& request) {

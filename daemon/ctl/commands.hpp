@@ -1,6 +1,7 @@
 // What millctl can be asked to do. Each function returns the exit status.
 #pragma once
 
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -37,6 +38,9 @@ int show_list(const Settings& settings, const std::string& kind);
 int show_metrics(const Settings& settings);
 // Events, one line each, until the daemon ends; `count` 0: no limit.
 int show_events(const Settings& settings, unsigned count);
+// Executes a command and hands its answer to `show`, or prints it where JSON is wished.
+int ask(const Settings& settings, const std::string& command, const nlohmann::json& arguments,
+        const std::function<void(const nlohmann::json&)>& show);
 // A command whose answer says only that it was done (printed with --json).
 int execute(const Settings& settings, const std::string& command, const nlohmann::json& arguments);
 // One request as it is; prints the whole response. Refused: exit_refused.

@@ -39,12 +39,6 @@ int add_unit(const Request& request) {
   return execute(request.settings, request.kind + "-add", *arguments);
 }
 
-int flush_addresses(const Request& request) {
-  auto arguments = nlohmann::json::object();
-  if (!request.name.empty()) arguments["name"] = request.name;
-  return execute(request.settings, "port-flush", arguments);
-}
-
 int move_queue(const Request& request) {
   const auto number = nlohmann::json::parse(request.reactor, nullptr, false);
   return execute(request.settings, "move-queue",
@@ -83,6 +77,22 @@ void add_queries(CLI::App& app, Request& request) {
   });
 }
 
+// WORD UNIT SIZE, for which the daemon has KIND-resize. Answers the size.
+CLI::Option* add_resize(CLI::App& app, Request& request, const char* word, const char* kind,
+                        const char* about, const char* sizes) {
+  auto* const command = app.add_subcommand(word, about);
+  command->add_option(kind, request.name)->required();
+  auto* const size = command->add_option("size", request.size, sizes);
+  command->callback([&request, kind, size] {
+    request.run = [&request, kind, size] {
+      nlohmann::json arguments{{"name", request.name}};
+      if (size->count() > 0) arguments["size"] = request.size;
+      return execute(request.settings, std::string{kind} + "-resize", arguments);
+    };
+  });
+  return size;
+}
+
 void add_changes(CLI::App& app, Request& request) {
   const auto kinds =
       CLI::IsMember({"port", "disk", "rng", "console", "console-port", "balloon", "mem", "uplink"});
@@ -111,36 +121,14 @@ void add_changes(CLI::App& app, Request& request) {
     };
   });
 
-  auto* resize = app.add_subcommand("resize", "Tells a guest that its disk has a new size");
-  resize->add_option("disk", request.name)->required();
-  resize->add_option("size", request.size, "20GiB; left out: what the file has now");
-  resize->callback([&request] {
-    request.run = [&request] {
-      nlohmann::json arguments{{"name", request.name}};
-      if (!request.size.empty()) arguments["size"] = request.size;
-      return execute(request.settings, "disk-resize", arguments);
-    };
-  });
-
-  auto* balloon = app.add_subcommand("balloon", "Sets how much memory a guest gives up");
-  balloon->add_option("balloon", request.name)->required();
-  balloon->add_option("size", request.size, "256MiB; 0: it gets all of it back")->required();
-  balloon->callback([&request] {
-    request.run = [&request] {
-      return execute(request.settings, "balloon-resize",
-                     {{"name", request.name}, {"size", request.size}});
-    };
-  });
-
-  auto* mem = app.add_subcommand("mem", "Sets how much memory a guest has of a memory device");
-  mem->add_option("mem", request.name)->required();
-  mem->add_option("size", request.size, "512MiB; 0: it gives all of it back")->required();
-  mem->callback([&request] {
-    request.run = [&request] {
-      return execute(request.settings, "mem-resize",
-                     {{"name", request.name}, {"size", request.size}});
-    };
-  });
+  add_resize(app, request, "resize", "disk", "Tells a guest that its disk has a new size",
+             "20GiB; left out: what the file has now");
+  add_resize(app, request, "balloon", "balloon", "Sets how much memory a guest gives up",
+             "256MiB; 0: it gets all of it back")
+      ->required();
+  add_resize(app, request, "mem", "mem", "Sets how much memory a guest has of a memory device",
+             "512MiB; 0: it gives all of it back")
+      ->required();
   auto* move = app.add_subcommand(
       "move", "Moves a queue to a reactor and keeps it there; auto: where there is room");
   move->add_option("unit", request.name, "A port, disk or companion")->required();
@@ -149,8 +137,14 @@ void add_changes(CLI::App& app, Request& request) {
   move->callback([&request] { request.run = [&request] { return move_queue(request); }; });
 
   auto* flush = app.add_subcommand("flush", "Forgets learned addresses, of one port or of all");
-  flush->add_option("port", request.name);
-  flush->callback([&request] { request.run = [&request] { return flush_addresses(request); }; });
+  auto* const port = flush->add_option("port", request.name);
+  flush->callback([&request, port] {
+    request.run = [&request, port] {
+      auto arguments = nlohmann::json::object();
+      if (port->count() > 0) arguments["name"] = request.name;  // an empty one is none, not all
+      return execute(request.settings, "port-flush", arguments);
+    };
+  });
 }
 
 void add_others(CLI::App& app, Request& request) {
@@ -196,7 +190,15 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? exit_ok : exit_usage;
   }
-  return request.run();
+  try {
+    return request.run();
+  } catch (const nlohmann::json::exception&) {
+    std::fputs(
+        "millctl: the control socket gives answers that no program of this version gives; "
+        "is it the right one?\n",
+        stderr);
+    return exit_unreachable;
+  }
 }
 
 }  // namespace

@@ -11,21 +11,6 @@ namespace {
 
 using nlohmann::json;
 
-// Connects, executes, hands the answer to `show` or prints it as JSON.
-template <class Show>
-int ask(const Settings& settings, const char* command, const json& arguments, Show show) {
-  auto client = Client::connect(settings.socket, settings.who);
-  if (!client) return report(client.error());
-  const auto answer = client->execute(command, arguments);
-  if (!answer) return report(answer.error());
-  if (settings.json) {
-    std::printf("%s\n", answer->dump(2, ' ', false, json::error_handler_t::replace).c_str());
-  } else {
-    show(*answer);
-  }
-  return exit_ok;
-}
-
 int list(const Settings& settings) {
   return ask(settings, "query-pfs", json::object(), [](const json& pfs) {
     for (const auto& line : render_pfs(pfs, {})) std::printf("%s\n", line.c_str());
@@ -34,7 +19,7 @@ int list(const Settings& settings) {
 
 int apply(const Settings& settings, const PfRequest& request) {
   json arguments{{"all", request.all}};
-  if (!request.pci.empty()) arguments["pci"] = request.pci;
+  if (request.given) arguments["pci"] = request.pci;
   return ask(settings, "pf-apply", arguments, [](const json& answer) {
     for (const auto& each : answer) {
       const auto pci = each.value("pci", "");
@@ -111,11 +96,12 @@ void add_pf(CLI::App& app, PfRequest& request,
   pf->add_subcommand("list", "Every one with its virtual functions, and who uses them")
       ->callback([choose] { choose(list); });
   auto* const again = pf->add_subcommand("apply", "Brings them to what the configuration says");
-  again->add_option("pci", request.pci, "0000:01:00.0; left out: all of them");
+  auto* const pci = again->add_option("pci", request.pci, "0000:01:00.0; left out: all of them");
   again->add_flag("--all", request.all,
                   "Take the interface down and up and write all values, after a reset of the NIC "
                   "that its driver did not notice");
-  again->callback([choose, &request] {
+  again->callback([choose, pci, &request] {
+    request.given = pci->count() > 0;  // an empty address is none, not all
     choose([&request](const Settings& settings) { return apply(settings, request); });
   });
 }

@@ -14,6 +14,7 @@ namespace millrace::ctl {
 
 struct PfRequest {
   std::string pci;
+  bool given = false;  // pci is
   bool all = false;
 };
 

@@ -67,10 +67,21 @@ class Options(SystemTest):
     def test_not_toml(self):
         self.refused("[[port\n", "config.toml")
 
+    def test_nothing_is_left_out(self):
+        """What follows a zero byte is part of the file."""
+        self.refused("[switch]\nageing_s = 60\n\0[engine]\n", "config.toml:3:1: not TOML")
+
     def test_no_such_file(self):
         done = run([settings.program("millraced"), "--config", "/none/such.toml"], 30, False)
         self.assertEqual(done.returncode, 2)
         self.assertIn("/none/such.toml", done.stdout)
+
+    def test_no_file_that_can_be_read(self):
+        for path, why in (("/none/such.toml", "No such file or directory"),
+                          ("/tmp", "Is a directory"), ("/dev/zero", "more than 16 MiB")):
+            done = run([settings.program("millraced"), "--config", path, "--check"], 30, False)
+            self.assertEqual(done.returncode, 2)
+            self.assertRegex(done.stdout, rf"\A{path}: [^\n]*{why}; give a TOML file\n\Z")
 
     def test_wrong_options(self):
         for words in ((), ("--config",), ("--colour",), ("--config", "x", "--log-level", "loud")):
@@ -268,6 +279,10 @@ class Millctl(SystemTest):
                 done = self.daemon.millctl(*words, check=False)
                 self.assertEqual(done.returncode, 2, done.stdout)
                 self.assertTrue(done.stdout.strip())
+        for words in (("flush", ""), ("pf", "apply", ""), ("remove", "port", ""),
+                      ("resize", "web0-root", ""), ("remove", "port", "\udcff\x1b[2J"),
+                      ("move", "web0", "0", "first")):
+            self.fails(1, *words)
         self.daemon.control = "/none/such"
         for words in (("status",), ("status", "--watch"), ("events",), ("quit",), ("ports",)):
             self.fails(3, *words)
@@ -277,23 +292,28 @@ class Millctl(SystemTest):
         with self.subTest(words):
             done = self.daemon.millctl(*words, check=False)
             self.assertEqual(done.returncode, status, done.stdout)
-            self.assertRegex(done.stdout, r"\Amillctl: [^\n]+\n\Z")
+            self.assertRegex(done.stdout, r"\Amillctl: [^\n\x1b]+\n\Z")
 
     def test_what_is_no_daemon(self):
-        """One that hangs up, one that greets with something else: status 3."""
+        """One that hangs up, one that greets or answers with something else: status 3."""
         self.daemon.control = self.work / "other.sock"
+        good = b'{"QMP": {}}\n{"return": {}}\n'
+        odd = (b'{"QMP": {}}\n{"error": 5}\n', good + b'{"return": 7}\n{"return": []}\n',
+               good + b'{"return": {"ports": 1}}\n' * 2)
         with socket.socket(socket.AF_UNIX) as other:
             other.bind(self.daemon.control)
             other.listen()
 
             def answer():
-                for text in (b"", b"HELLO\n", b"{}\n", b'{"QMP": {}}\n'):
+                for text in (b"", b"HELLO\n", b"{}\n", b'{"QMP": {}}\n', *odd):
                     client, _ = other.accept()
                     client.sendall(text)
+                    while text in odd and client.recv(4096):
+                        pass  # until it has enough
                     client.close()
             thread = threading.Thread(target=answer)
             thread.start()
-            for _ in range(4):
+            for _ in range(4 + len(odd)):
                 self.fails(3, "status")
             thread.join()
 
