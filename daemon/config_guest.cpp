@@ -85,6 +85,11 @@ GuestCompanion read_console(const Value& table, const std::string& title, Proble
   return read_companion<guest::ConsoleSettings>(
       table, title, problems, [&problems](Section& section, guest::ConsoleSettings& settings) {
         section.number("ports_max", settings.ports_max, 1, virtio::wire::console_ports_max);
+        section.text("ports_file", settings.ports_file);
+        if (section.has("ports_file") && !settings.ports_file.starts_with('/')) {
+          section.problem("ports_file",
+                          "ports_file is no absolute path; give \"/run/millrace/NAME\"");
+        }
         read_ports(section, settings, problems);
         check_ports(section, settings);
       });
@@ -123,7 +128,7 @@ std::vector<std::string> port_sockets(const GuestCompanion& companion) {
   std::vector<std::string> sockets;
   const auto* const console = std::get_if<guest::ConsoleSettings>(&companion.device.settings);
   if (console == nullptr) return sockets;
-  for (const auto& port : console->ports) sockets.push_back(port.socket);
+  for (const auto& port : console->ports_now()) sockets.push_back(port.socket);
   return sockets;
 }
 

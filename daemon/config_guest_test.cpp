@@ -36,6 +36,7 @@ bytes_per_second = "64KiB"
 name = "c"
 socket = "/run/c"
 ports_max = 3
+ports_file = "/run/ports"
 [[console.port]]
 name = "agent"
 socket = "/run/agent"
@@ -63,6 +64,7 @@ requested = "512MiB"
   EXPECT_EQ(rng.bytes_per_second, 65536u);
   const auto& console = std::get<guest::ConsoleSettings>(config.companions[1].device.settings);
   EXPECT_EQ(console.ports_max, 3u);
+  EXPECT_EQ(console.ports_file, "/run/ports");
   ASSERT_EQ(console.ports.size(), 2u);
   EXPECT_EQ(console.ports[0].name, "agent");
   EXPECT_EQ(console.ports[0].socket, "/run/agent");
@@ -87,6 +89,7 @@ TEST(ConfigGuest, WhatIsWrongIsOneLine) {
       {rng + "bytes = 1\n", "bytes"},
       {rng + "[[balloon]]\nname = \"r\"\nsocket = \"/run/b\"\n", "already used by [[rng]] r"},
       {console + "ports_max = 0\n", "ports_max"},
+      {console + "ports_file = \"ports\"\n", "ports_file is no absolute path"},
       {console + "ports_max = 32\n", "ports_max"},
       {console + "ports_max = 1\n" + port, "port 0 can only be a terminal"},
       {console + "port = 3\n", "[[console.port]]"},

@@ -201,6 +201,14 @@ isolated = true
   EXPECT_FALSE(uplink.mac);
 }
 
+TEST(Config, AnUplinkMayBeInOneVlan) {
+  const auto config = parsed("[[uplink]]\nname = \"u\"\ndevice = \"net_null0\"\nvlan = 10\n");
+  ASSERT_EQ(config.uplinks.size(), 1u);
+  EXPECT_EQ(config.uplinks[0].uplink.port.access_vlan, 10);
+  EXPECT_TRUE(config.uplinks[0].uplink.port.uplink);
+  EXPECT_EQ(refused("[[uplink]]\nname = \"u\"\ndevice = \"net_null0\"\nvlan = 4095\n").size(), 1u);
+}
+
 TEST(Config, ReadsEveryKeyOfAHardwareUplink) {
   const auto config = parsed(R"(
 [memory]

@@ -135,6 +135,8 @@ json port_status(Topology& topology, const PortUnit& unit) {
   if (unit.device == nullptr || unit.state == UnitState::stopping) return port;
   const auto status = unit.device->status();
   port["port_id"] = unit.device->port();
+  // What the front-end said counts (NET_SET_MTU).
+  if (status.mtu != 0) port["mtu"] = status.mtu;
   port["offloads"] = status.offloads;
   port["features"] = base::format_hex(unit.device->negotiated());
   port["driver"] = driver_of(status);

@@ -11,6 +11,7 @@
 #include "blk/image.hpp"
 #include "blk/pinner.hpp"
 #include "daemon/eal.hpp"
+#include "daemon/kept_ports.hpp"
 #include "daemon/system_check.hpp"
 #include "daemon/uplink_check.hpp"
 #include "daemon/uplink_lease.hpp"
@@ -219,6 +220,7 @@ void Topology::add(GuestCompanion companion, Done done) {
   if (const auto line = conflict(name, companion.server.socket); !line.empty()) {
     return done(base::fail(std::string{kind} + " " + name + ": " + line));
   }
+  if (auto ok = take_kept_ports(companion); !ok) return done(ok);
   auto sockets = port_sockets(companion);
   for (const auto& socket : sockets) {
     if (const auto line = conflict({}, socket); !line.empty()) {
@@ -441,7 +443,11 @@ base::Result<void> Topology::add_console_port(const std::string& console,
     return base::fail("port " + port.name + " of console " + console + ": " + line);
   }
   if (auto made = make_socket_directory(port.socket); !made) return made;
-  auto added = (*unit)->device->add_port(port);
+  auto& device = *(*unit)->device;
+  auto added = device.add_port(port);
+  if (!added) return added;
+  added = keep_ports((*unit)->config, device);
+  if (!added) std::ignore = device.remove_port(port.name);
   if (added) emit("CONSOLE_PORT_ADDED", {{"console", console}, {"name", port.name}});
   return added;
 }
@@ -451,6 +457,7 @@ base::Result<void> Topology::remove_console_port(const std::string& console,
   const auto unit = find_companion("console", console);
   if (!unit) return base::Unexpected{unit.error()};
   auto removed = (*unit)->device->remove_port(port);
+  if (removed) removed = keep_ports((*unit)->config, *(*unit)->device);
   if (removed) emit("CONSOLE_PORT_REMOVED", {{"console", console}, {"name", port}});
   return removed;
 }

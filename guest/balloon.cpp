@@ -14,6 +14,14 @@ namespace {
 
 constexpr std::uint64_t page = wire::balloon_page_size;
 
+// In host order: it is read on the machine that wrote it. Whoever changes a field changes the
+// version.
+constexpr std::uint32_t record_version = 1;
+struct Record {
+  std::uint32_t version, size;
+  std::uint32_t configured, pages;  // in pages, as the configuration and the last command have it
+};
+
 base::le32 pages_of(std::uint64_t bytes) {
   constexpr std::uint64_t most = std::numeric_limits<std::uint32_t>::max();
   return base::le32{static_cast<std::uint32_t>(std::min(bytes / page, most))};
@@ -58,11 +66,40 @@ base::Result<void> Balloon::write_config(std::uint32_t offset, std::span<const s
 
 base::Result<std::uint64_t> Balloon::set_size(std::uint64_t bytes) {
   const auto pages = pages_of(bytes);
+  commanded_ = true;
   if (pages.host() != space_.num_pages.host()) {
     space_.num_pages = pages;
+    keep();
     config_changed();
   }
   return pages.host() * page;
+}
+
+// The operator's last word counts: a command's to this process, then one to the process before,
+// unless the configuration was changed since.
+void Balloon::set_kept(std::shared_ptr<virtio::KeptArea> area) {
+  kept_ = std::move(area);
+  if (kept_ == nullptr) return;
+  const auto bytes = kept_->load();
+  Record record{};
+  if (!commanded_ && bytes.size() == sizeof record) {
+    std::memcpy(&record, bytes.data(), sizeof record);
+  }
+  const bool taken = record.version == record_version && record.size == sizeof record &&
+                     record.configured == pages_of(settings_.size).host() &&
+                     record.pages != space_.num_pages.host();
+  if (taken) space_.num_pages = base::le32{record.pages};
+  keep();
+  if (taken) config_changed();
+}
+
+void Balloon::keep() {
+  if (kept_ == nullptr) return;
+  const Record record{.version = record_version,
+                      .size = sizeof record,
+                      .configured = pages_of(settings_.size).host(),
+                      .pages = space_.num_pages.host()};
+  kept_->store(std::as_bytes(std::span{&record, 1}));
 }
 
 unsigned Balloon::stats_queue() const {

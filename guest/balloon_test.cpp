@@ -64,6 +64,45 @@ class Balloon : public ::testing::TestWithParam<bool> {
 };
 INSTANTIATE_TEST_SUITE_P(Rings, Balloon, ::testing::Bool());
 
+TEST_P(Balloon, ASizeThatWasCommandedOutlivesTheDaemon) {
+  const auto memory = *base::Mapping::anonymous(virtio::KeptArea::size);
+  const auto area = [](const std::shared_ptr<const base::Mapping>& in) {
+    return std::make_shared<virtio::KeptArea>(in, 0);
+  };
+  make({.size = 4 * page});
+  device->set_kept(area(memory));
+  ASSERT_TRUE(device->set_size(100 * page));
+  // Another process.
+  device->set_kept(nullptr);
+  make({.size = 4 * page});
+  unsigned changes = 0;
+  device->on_config_change([&changes] { ++changes; });
+  EXPECT_EQ(figure("target_bytes"), 4u * page);
+  device->set_kept(area(memory));
+  EXPECT_EQ(changes, 1u);
+  EXPECT_EQ(figure("target_bytes"), 100u * page);
+  device->set_kept(area(memory));
+  EXPECT_EQ(changes, 1u) << "no news";
+  // One that was commanded before its front-end came.
+  make({.size = 4 * page});
+  ASSERT_TRUE(device->set_size(7 * page));
+  device->set_kept(area(memory));
+  EXPECT_EQ(figure("target_bytes"), 7u * page);
+  // One whose configuration was changed since.
+  make({.size = 5 * page});
+  device->set_kept(area(memory));
+  EXPECT_EQ(figure("target_bytes"), 5u * page);
+  // And a record that is none.
+  make({.size = 5 * page});
+  auto record = area(memory)->load();
+  ASSERT_FALSE(record.empty());
+  record[0] ^= std::byte{2};
+  record[12] ^= std::byte{1};
+  area(memory)->store(record);
+  device->set_kept(area(memory));
+  EXPECT_EQ(figure("target_bytes"), 5u * page);
+}
+
 TEST_P(Balloon, InflatedPagesAreTheHostsAgain) {
   make();
   Queue queue{host, *device, 0, ring()};

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -22,12 +23,16 @@ struct PortSettings {
   std::string socket;           // a path
   unsigned permissions = 0660;  // of the socket file
   bool terminal = false;
+  std::optional<unsigned> id{};  // its number; none: the first that is free
 };
 
 // virtio-console, virtio 1.2 §5.3.
 struct ConsoleSettings {
   unsigned ports_max = 8;  // at any time; port 0 can only be a terminal
   std::vector<PortSettings> ports;
+  std::string ports_file{};  // a path: where ports that commands change are kept; empty: nowhere
+  std::optional<std::vector<PortSettings>> kept{};  // from there, instead of `ports`
+  [[nodiscard]] const std::vector<PortSettings>& ports_now() const { return kept ? *kept : ports; }
 };
 
 // 2^32 pages of 4096 bytes, less one.

@@ -29,7 +29,7 @@ base::Result<std::unique_ptr<Device>> Console::make(const std::string& name,
   auto console = std::make_unique<Console>(name, settings, means,
                                            std::make_unique<Notifier>(std::move(event)));
   if (auto ok = console->watch(); !ok) return base::Unexpected{ok.error()};
-  for (const auto& port : settings.ports) {
+  for (const auto& port : settings.ports_now()) {
     if (auto ok = console->add_port(port); !ok) return base::Unexpected{ok.error()};
   }
   return std::unique_ptr<Device>{std::move(console)};
@@ -235,8 +235,12 @@ base::Result<void> Console::add_port(const PortSettings& settings) {
   }
   // Port 0 is a terminal to every driver that knows but one port.
   const auto from = slots_.begin() + (settings.terminal ? 0 : 1);
-  const auto free = std::find_if(
-      from, slots_.end(), [](const auto& slot) { return slot->port == nullptr && !slot->told_of; });
+  const auto free = std::find_if(from, slots_.end(), [&settings](const auto& slot) {
+    return slot->port == nullptr && !slot->told_of && settings.id.value_or(slot->id) == slot->id;
+  });
+  if (free == slots_.end() && settings.id) {
+    return bad("there is no free place of the number " + std::to_string(*settings.id));
+  }
   if (free == slots_.end()) {
     return bad(
         "all ports are taken; give the console a larger ports_max (port 0 can only be a terminal)");

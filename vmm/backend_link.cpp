@@ -260,7 +260,7 @@ Result<void> BackendLink::adopt(std::unique_ptr<BackendConnection> connection) {
     shape_.vrings = shape->vrings;
     connected_ = true;
     // What it says before it has the record of the one before is not for the driver's eyes.
-    later = is_live() && wanted_.active;
+    later = comes_with_record() && wanted_.active;
   }
   connection_ = std::move(connection);
   connected_at_ = Clock::now();

@@ -107,6 +107,11 @@ class BackendLink final : public VirtioBackend, private RamUser {
   base::Result<void> adopt(std::unique_ptr<BackendConnection> connection);
   [[nodiscard]] base::Result<DeviceShape> shape_now(const BackendOffer& offer) const;
   [[nodiscard]] bool is_live() const { return config_.shape.kind == DeviceKind::mem; }
+  // Whether a back-end knows its configuration space only once it has the inflight region, where
+  // the one before it left a record.
+  [[nodiscard]] bool comes_with_record() const {
+    return is_live() || config_.shape.kind == DeviceKind::balloon;
+  }
   void disconnect(const std::string& why);
   void retry_later();
   void note_up();

@@ -146,7 +146,7 @@ Result<void> BackendLink::bring_to(const Wanted& wanted) {
   }
   if (was_set_up) return {};
   if (const auto ok = connection_->set_status(status_driving); !ok) return ok;
-  if (is_live()) {
+  if (comes_with_record()) {
     if (const auto ok = renew_config(); !ok) return ok;
   }
   return std::exchange(restoring_, false) ? restore_others(wanted) : Result<void>{};

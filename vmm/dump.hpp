@@ -2,6 +2,7 @@
 // stands still.
 //
 // Memory that the guest never touched is not read, nor are zeros written: the file has holes there.
+// The kernel's own note for its readers (vmcoreinfo.hpp) is found on the way and put to the others.
 // Thread: made and destroyed by one, progress from any.
 #pragma once
 
@@ -10,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -40,18 +42,25 @@ class Dump {
   [[nodiscard]] std::string error() const;
 
  private:
-  Dump(const GuestRam& ram, base::Fd file)
-      : regions_{ram.regions().begin(), ram.regions().end()}, file_{std::move(file)} {}
-  void run(const DumpLayout& layout);
-  base::Result<void> write_all(const DumpLayout& layout);
+  // Of a guest that writes such pages on purpose no more are looked at.
+  static constexpr std::size_t notes_max = 16;
+
+  Dump(const GuestRam& ram, const std::vector<CpuState>& cpus, base::Fd file)
+      : regions_{ram.regions().begin(), ram.regions().end()}, cpus_{cpus}, file_{std::move(file)} {}
+  void run();
+  base::Result<void> write_all(DumpLayout layout);
   base::Result<void> write_region(const RamRegion& region, std::uint64_t to);
   base::Result<void> copy(int memory, std::uint64_t from, std::uint64_t size, std::uint64_t to);
   base::Result<void> write(const std::byte* bytes, std::size_t size, std::uint64_t to);
+  void find_notes(int memory, std::uint64_t from, std::size_t size);
+  [[nodiscard]] std::optional<std::uint64_t> word_at(std::uint64_t address) const;
 
   const std::vector<RamRegion> regions_;
+  const std::vector<CpuState> cpus_;
   const base::Fd file_;
   std::uint64_t total_ = 0;
   std::vector<std::byte> buffer_;
+  std::vector<std::vector<std::byte>> notes_;  // of kernels, that were found
   std::atomic<std::uint64_t> completed_{0};
   std::atomic<bool> cancelled_{false};
   mutable std::mutex mutex_;  // for the error

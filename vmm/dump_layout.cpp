@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "base/check.hpp"
+#include "vmm/vmcoreinfo.hpp"
 
 namespace millrace::vmm {
 
@@ -139,7 +140,8 @@ DumpLayout lay_out_dump(std::span<const RamRegion> regions, std::span<const CpuS
   segment.p_offset = notes_offset;
   segment.p_filesz = segment.p_memsz = notes.size();
   append(layout.head, &segment, sizeof segment);
-  auto at = (notes_offset + notes.size() + page_size - 1) / page_size * page_size;
+  const auto notes_end = notes_offset + notes.size() + vmcoreinfo_size_max;
+  auto at = (notes_end + page_size - 1) / page_size * page_size;
   for (const auto& region : regions) {
     segment = {};
     segment.p_type = PT_LOAD;
@@ -154,6 +156,16 @@ DumpLayout lay_out_dump(std::span<const RamRegion> regions, std::span<const CpuS
   append(layout.head, notes.data(), notes.size());
   layout.file_size = at;
   return layout;
+}
+
+void add_note(DumpLayout& layout, std::span<const std::byte> note) {
+  CHECK(note.size() <= vmcoreinfo_size_max && note.size() % 4 == 0);
+  Elf64_Phdr segment;
+  auto* const at = layout.head.data() + sizeof(Elf64_Ehdr);
+  std::memcpy(&segment, at, sizeof segment);
+  segment.p_filesz = segment.p_memsz += note.size();
+  std::memcpy(at, &segment, sizeof segment);
+  layout.head.insert(layout.head.end(), note.begin(), note.end());
 }
 
 }  // namespace millrace::vmm

@@ -160,6 +160,29 @@ TEST_F(DumpTest, HoldsWhatTheGuestWroteAndHolesElsewhere) {
   EXPECT_EQ(std::string(old, 3), std::string(3, '\0')) << "what was in the file before";
 }
 
+// A kernel's note lies at the beginning of some page, and reaches into the next piece that is read.
+TEST_F(DumpTest, HoldsTheNoteOfTheKernelAmongItsOwn) {
+  constexpr std::uint64_t place = 0x123'f000;
+  const std::string text = "OSRELEASE=6.1.0\n" + std::string(4080, 'x');
+  const Elf64_Nhdr header{11, static_cast<std::uint32_t>(text.size()), 0};
+  const auto memory = ram_.at(place, 24 + text.size());
+  std::memcpy(memory.data(), &header, sizeof header);
+  std::memcpy(memory.data() + 12, "VMCOREINFO", 11);
+  std::memcpy(memory.data() + 24, text.data(), text.size());
+  // Not at the beginning of a page: somebody's copy.
+  std::memcpy(ram_.at(0x200'0010, 64).data(), memory.data(), 64);
+  ASSERT_EQ(write(open(O_RDWR)), "");
+
+  const auto layout = lay_out_dump(ram_.regions(), std::vector<CpuState>(1));
+  std::vector<std::byte> got(layout.file_offsets[0]);
+  const auto file = open(O_RDONLY);
+  ASSERT_EQ(::pread(file.get(), got.data(), got.size(), 0), static_cast<ssize_t>(got.size()));
+  const auto notes = at<Elf64_Phdr>(got, at<Elf64_Ehdr>(got, 0).e_phoff);
+  EXPECT_EQ(notes.p_filesz, notes.p_memsz);
+  ASSERT_EQ(notes.p_offset + notes.p_filesz, layout.head.size() + memory.size());
+  EXPECT_EQ(std::memcmp(got.data() + layout.head.size(), memory.data(), memory.size()), 0);
+}
+
 TEST_F(DumpTest, LookingAtMemoryDoesNotMakeIt) {
   struct stat before {
   }, after{};

@@ -16,20 +16,22 @@ SKIPPED = 77  # as meson reads it
 SILENCE = 600
 
 
-def main(flavours=("cloud",), cpus=2, memory_mb=4096, timeout=1500, always=False, devices=()):
+def main(flavours=("cloud",), cpus=2, memory_mb=4096, timeout=1500, always=False, devices=(),
+         append=""):
     """In place of case.main(): inside, the same file runs on the same sources and the same build.
     `flavours` are the kernels that its guests boot, made ready here, where it lasts; without the
-    first of them nothing is run. `always`, `devices`: see run()."""
-    run(case.main, flavours, cpus, memory_mb, timeout, _notes(), always, devices)
+    first of them nothing is run. `always`, `devices`, `append`: see run()."""
+    run(case.main, flavours, cpus, memory_mb, timeout, _notes(), always, devices, append)
 
 
-def run(body, flavours, cpus=2, memory_mb=4096, timeout=1500, shares=(), always=False, devices=()):
+def run(body, flavours, cpus=2, memory_mb=4096, timeout=1500, shares=(), always=False, devices=(),
+        append=""):
     """Calls `body` where KVM runs stock kernels. Else runs this program once more, with the same
     arguments, in the virtual host, which may write the folders `shares`, and ends with its
     status. `always`: in the virtual host also where KVM is real here, for tests that change the
-    machine. `devices` are QEMU's arguments for more than the usual ones; who gives some is always
-    in it."""
-    always = always or bool(devices)
+    machine. `devices` are QEMU's arguments for more than the usual ones, `append` is for its
+    kernel's command line; who gives some of either is always in it."""
+    always = always or bool(devices) or bool(append)
     if settings.kvm()[0] and not always or os.environ.get("MILLRACE_VIRTUAL_HOST"):
         body()
         return
@@ -37,24 +39,26 @@ def run(body, flavours, cpus=2, memory_mb=4096, timeout=1500, shares=(), always=
     if not always:
         print(f"here: {settings.kvm()[1]}; so in the virtual host", flush=True)
     deadline = time.monotonic() + timeout
-    status = _run_once(flavours, cpus, memory_mb, deadline, shares, devices)
+    once = (flavours, cpus, memory_mb, deadline, shares, devices, append)
+    status = _run_once(*once)
     if status is None and time.monotonic() < deadline:
         # An emulator that emulates an emulator's guests stands still now and then.
         print("the virtual host stood still, or its kernel died: once more", flush=True)
-        status = _run_once(flavours, cpus, memory_mb, deadline, shares, devices)
+        status = _run_once(*once)
     if status is None:
         print(f"not done: {timeout} s are over, or {SILENCE} s without a word, or the virtual host "
               "died twice", file=sys.stderr)
     sys.exit(1 if status is None else status)
 
 
-def _run_once(flavours, cpus, memory_mb, deadline, shares, devices):
+def _run_once(flavours, cpus, memory_mb, deadline, shares, devices, append):
     """Answers the status; None where none came by the deadline, or nothing for long, or the
     emulated machine itself came to its end."""
     with Workspace("inside") as work, contextlib.ExitStack() as stack:
         try:
             _prepare(flavours)
-            host = VirtualHost(work, cpus=cpus, memory_mb=memory_mb, shares=shares)
+            host = VirtualHost(work, cpus=cpus, memory_mb=memory_mb, shares=shares,
+                               append=append)
             host.add(*devices)
         except (RigError, OSError, subprocess.SubprocessError) as error:
             print(f"skipped: the virtual host cannot be made here: {error}")

@@ -5,7 +5,7 @@ packages_build="g++ meson ninja-build pkg-config libdpdk-dev liburing-dev libnum
   libgmock-dev libbenchmark-dev libpcap-dev libbsd-dev libjansson-dev libmnl-dev"
 packages_guests="qemu-system-x86 busybox-static cpio kmod iperf3 ethtool e2fsprogs iproute2 python3"
 packages_tests="dpdk dpdk-dev debootstrap ccache clang-16 libclang-rt-16-dev gdb strace
-  acpica-tools"
+  acpica-tools crash"
 
 say() { printf '\n\033[1m==> %s\033[0m\n' "$*"; }
 fail() { printf 'failed: %s\n' "$*" >&2; exit 1; }

@@ -1,6 +1,7 @@
-"""A virtio-blk device poked register by register through QEMU, without a guest."""
+"""Virtio devices poked register by register through QEMU, without a guest."""
 
 import os
+import signal
 import struct
 import sys
 
@@ -29,9 +30,9 @@ class BlkTest(SystemTest):
         self.daemon = Daemon(self.work)
         self.image = self.daemon.image("disk", DISK_MB)
 
-    def machine(self, queues=1, options=""):
+    def machine(self, queues=1, options="", **keys):
         """The daemon, and a machine with one disk of it."""
-        socket = self.daemon.disk("disk", path=self.image, queues=queues)
+        socket = self.daemon.disk("disk", path=self.image, queues=queues, **keys)
         self.use(self.daemon)
         options = ",".join(filter(None, [options, self.options]))
         machine = self.use(QtestQemu(self.work).blk(socket, queues, options).start())
@@ -147,6 +148,20 @@ class Scenarios:
             good = [(8 * number, 8, 0) for number in range(most)]
             self.assertEqual(blk.range(kind, *good), BlkDriver.OK)
             self.assertNotEqual(blk.range(kind, *good, (0, 8, 0)), BlkDriver.OK)
+
+    def test_limits_of_discards_are_told(self):
+        """`discard_max` of the configuration is what the driver reads, and a range beyond it is
+        refused; it holds for write-zeroes too."""
+        _, device = self.machine(discard_max="1MiB")
+        blk = self.driver(device)
+        most, ranges, alignment, zeroes = (device.get(at, 4, device.config)
+                                           for at in (36, 40, 44, 48))
+        self.assertEqual(most, 2048)
+        self.assertGreaterEqual(ranges, 1)
+        self.assertGreaterEqual(alignment, 1)
+        self.assertEqual(zeroes, most)
+        self.assertEqual(blk.range(BlkDriver.DISCARD, (0, 2048, 0)), BlkDriver.OK)
+        self.assertNotEqual(blk.range(BlkDriver.DISCARD, (0, 2049, 0)), BlkDriver.OK)
 
     def test_beyond_the_end(self):
         _, device = self.machine()
@@ -267,6 +282,73 @@ class Packed(Scenarios, BlkTest):
         blk = super().driver(device, features, indirect, queue)
         self.assertTrue(device.accepted & RING_PACKED)
         return blk
+
+
+class Nic(SystemTest):
+    MTU = 1 << 3
+
+    def test_mtu_of_the_front_end(self):
+        """QEMU's `host_mtu=` is what the driver reads, and what the daemon shows of the port."""
+        daemon = Daemon(self.work)
+        socket = daemon.port("nic", mtu=9000)
+        self.use(daemon)
+        shown = lambda: daemon.ask("query-ports")[0]["mtu"]
+        self.assertEqual(shown(), 9000)
+        machine = self.use(QtestQemu(self.work).net(socket, "52:54:00:00:00:01",
+                                                    options="host_mtu=1450").start())
+        device = VirtioPci(machine, machine.virtio_devices()[0])
+        self.assertTrue(device.negotiate(self.MTU) & self.MTU)
+        self.assertEqual(device.get(10, 2, device.config), 1450)
+        for queue in (0, 1):
+            device.queue(queue)
+        device.start()
+        wait_for("the front-end's mtu", lambda: shown() == 1450)
+
+
+class Drain(BlkTest):
+    """A request that does not end: its file system is frozen."""
+
+    def stuck(self):
+        """The daemon is told to end, and cannot. Answers what thaws the file system."""
+        small = self.daemon.image("small", DISK_MB)
+        point = self.work / "frozen"
+        os.mkdir(point)
+        try:
+            run(["mkfs.ext4", "-q", small])
+            run(["mount", "-o", "loop", small, point])
+        except (OSError, RigError) as error:
+            self.skipTest(f"skipped: no loop devices on this machine: {error}")
+        self.addCleanup(run, ["umount", "-l", point], check=False)
+        self.addCleanup(run, ["fsfreeze", "-u", point], check=False)
+        self.image = os.path.join(point, "disk.img")
+        with open(self.image, "wb") as file:
+            file.truncate(16 << 20)
+        _, device = self.machine()
+        blk = self.driver(device)
+        run(["fsfreeze", "-f", point])
+        blk.begin(BlkDriver.OUT, 0, bytes(512))
+        wait_for("the request to be taken", lambda: self.daemon.ask("query-disks")[0]["counters"][
+            "in_flight"] == 1, 20)
+        self.daemon.stopped = True
+        self.daemon.process.signal(signal.SIGTERM)
+        wait_for("the drain", lambda: "stopping: SIGTERM" in self.daemon.log())
+        return lambda: run(["fsfreeze", "-u", point])
+
+    def ended(self, line, thaw):
+        wait_for("the daemon to give up", lambda: line in self.daemon.log(), 60)
+        thaw()  # a process with a request under work in the kernel is not gone before it ends
+        self.assertEqual(self.daemon.process.wait(30), 1)
+        self.assertNotIn("drained", self.daemon.log().replace("not drained", ""))
+        self.daemon.process.kill()
+
+    def test_second_signal(self):
+        thaw = self.stuck()
+        self.daemon.process.signal(signal.SIGTERM)
+        self.ended("a second signal: ending without draining", thaw)
+
+    def test_no_end(self):
+        thaw = self.stuck()
+        self.ended("not drained after 30 s: ending without it", thaw)
 
 
 if __name__ == "__main__":
