@@ -5,7 +5,9 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstddef>
 #include <cstring>
+#include <span>
 
 #include "virtio/features.hpp"
 #include "virtio/wire/balloon.hpp"
@@ -77,6 +79,10 @@ TEST(BalloonLink, ASuccessorIsHeardOnceItHasTheRecord) {
   (*link)->activate(virtio::feature::version_1, std::span{&queue, 1});
   ASSERT_TRUE(
       PciDriver::until(seconds{20}, [&] { return backend.count(Request::set_vring_enable) >= 1; }));
+  // What the driver wrote is told to the successor, and that is no reason to look at it earlier.
+  const base::le32 actual{192};
+  EXPECT_TRUE(
+      (*link)->write_config(offsetof(BalloonConfig, actual), std::as_bytes(std::span{&actual, 1})));
   const auto changes = listener.changes.load();
   pages = 64;  // what is in the configuration of the one that is started again
   backend.hang_up();

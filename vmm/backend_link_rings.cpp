@@ -209,7 +209,8 @@ Result<void> BackendLink::write_field(const Wanted& wanted) {
     wanted_.field_new = false;
     written_.notify_all();
   }
-  return publish_config();
+  // What was read before it had the record is not true any more.
+  return comes_with_record() ? renew_config() : publish_config();
 }
 
 // Where the queue lies and stands, for the back-end.
