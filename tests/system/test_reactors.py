@@ -231,10 +231,10 @@ class Placement(Reactors):
         clients = self.start(daemon, sockets)
         wait_for("the load", lambda: daemon.ask("query-reactors")[0]["load"] >= 0.7, 60, 0.2)
         self.assertEqual([self.owner(daemon, "disk", name, 0) for name in ("one", "two")], [0, 0])
-        with daemon.qmp(timeout=120) as qmp:
+        with daemon.qmp(timeout=300) as qmp:
             for name in ("one", "two"):
                 qmp("move-queue", name=name, queue=0, reactor="auto")
-            moved = qmp.wait_event("QUEUE_MOVED", 120)["data"]
+            moved = qmp.wait_event("QUEUE_MOVED", 300)["data"]
         self.assertEqual((moved["from"], moved["reactor"], moved["reason"]), (0, 1, "load"))
         owners = sorted(self.owner(daemon, "disk", name, 0) for name in ("one", "two"))
         self.assertEqual(owners, [0, 1])
