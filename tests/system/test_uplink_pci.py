@@ -360,8 +360,8 @@ class Refused(Wire):
         self.assertIn("there is no PCI function 0000:7f:00.0", self.refusal("0000:7f:00.0"))
         group = os.path.basename(os.readlink(f"{FUNCTIONS}/{NIC}/iommu_group"))
         with open(f"/dev/vfio/{group}", "r+b", buffering=0):
-            self.assertIn(f"IOMMU group {group} of the PCI function {NIC} is open in another "
-                          "process", self.refusal(NIC))
+            self.assertIn(f"IOMMU group {group} of the PCI function {NIC} is held by process "
+                          f"{os.getpid()} (", self.refusal(NIC))
         with self.assertRaisesRegex(QmpError, "net_e1000_em spreads no flows over queues, 2 are"):
             self.ask("uplink-add", name="wire", pci=NIC, queues=2)
         self.ask("uplink-add", name="wire", pci=NIC)
