@@ -24,6 +24,13 @@ static_assert(burst_max <= 32, "a burst is a 32-bit mask");
   return (mac_key(address, 0) & 0xf0ff'ffff'ffffull) == 0x0000'00c2'8001ull;
 }
 
+// The VLAN that an untagged or once tagged frame is going to travel in.
+[[nodiscard]] std::uint16_t vlan_hint(const Packet& packet, std::uint16_t access) noexcept {
+  if (load16(packet, ethernet::addresses_size) != ethernet::customer_tag) return access;
+  const std::uint16_t vlan = load16(packet, ethernet::header_size) & 0xfff;
+  return vlan == 0 ? access : vlan;
+}
+
 }  // namespace
 
 Shard::Shard(base::Reactor& reactor, const MacTableConfig& config,
@@ -45,6 +52,8 @@ void Shard::forward(PortId ingress, std::span<Packet> packets) noexcept {
   while (!packets.empty()) {
     const auto burst = packets.first(std::min(packets.size(), burst_max));
     std::uint64_t bytes = 0;
+    last_.endpoint = nullptr;
+    if (burst.size() > 1 && addresses_.large()) prefetch(*from, burst);
     for (unsigned at = 0; at < burst.size(); ++at) {
       bytes += burst[at].length;
       judge(*from, burst, at);
@@ -57,17 +66,42 @@ void Shard::forward(PortId ingress, std::span<Packet> packets) noexcept {
   if (wake_ != 0) wake();
 }
 
+// Asks for what the look-ups will read, but for packets of the same stations as the one before.
+void Shard::prefetch(const ShardPort& from, std::span<const Packet> packets) noexcept {
+  Stations before;
+  for (const Packet& packet : packets) {
+    const Stations stations{packet};
+    if (stations == before) continue;
+    before = stations;
+    const std::uint16_t vlan = vlan_hint(packet, from.access_vlan);
+    addresses_.prefetch(mac_key(packet.header.data(), vlan), now());
+    addresses_.prefetch(mac_key(packet.header.data() + 6, vlan), now());
+  }
+}
+
 // Judges packet `at`: drops and counts it, or marks it at its receivers.
 void Shard::judge(ShardPort& from, std::span<Packet> packets, unsigned at) noexcept {
   Packet& packet = packets[at];
   packet.source = from.id;
-  if (!admit(from, packet) || !learn(from, packet)) return;
+  if (!admit(from, packet)) return;
+  const Stations stations{packet};
+  if (last_.endpoint != nullptr && last_.stations == stations && last_.vlan == packet.vlan) {
+    return mark(*last_.endpoint, last_.tagged, at);
+  }
+  last_.endpoint = nullptr;
+  const auto learned = learn(from, packet);
+  if (learned == MacTable::Learned::forbidden) return;
+  Endpoint* only = forward_one(from, packet, at);
+  if (only == nullptr || learned == MacTable::Learned::refused) return;  // those are counted
+  last_ = {stations, packet.vlan, table_->ports[only->owner].tags(packet.vlan), only};
+}
+
+Endpoint* Shard::forward_one(ShardPort& from, Packet& packet, unsigned at) noexcept {
   const std::byte* destination = packet.header.data();
   if (is_group(destination)) return flood(from, packet, at);
   const PortId to_id = addresses_.find(mac_key(destination, packet.vlan), now());
   ShardPort* to = table_->find(to_id);
-  if (to == nullptr) return flood(from, packet, at);
-  unicast(from, *to, packet, at);
+  return to == nullptr ? flood(from, packet, at) : unicast(from, *to, packet, at);
 }
 
 // Shape, offload request, reserved addresses, VLAN.
@@ -119,28 +153,18 @@ bool Shard::classify_vlan(const ShardPort& from, Packet& packet) const noexcept 
   return true;
 }
 
-// Checks and learns the source address. False: dropped.
-bool Shard::learn(const ShardPort& from, const Packet& packet) noexcept {
+// Checks and learns the source address.
+MacTable::Learned Shard::learn(const ShardPort& from, const Packet& packet) noexcept {
+  using Learned = MacTable::Learned;
   const std::byte* source = packet.header.data() + 6;
-  if (is_group(source) || mac_key(source, 0) == 0) {
-    from.counters->drop_source.add();
-    return false;
-  }
   const MacKey key = mac_key(source, packet.vlan);
-  switch (addresses_.learn(key, from.id, from.quota, now())) {
-    case MacTable::Learned::known:
-      return true;
-    case MacTable::Learned::news:
-      tell({key, from.id});
-      return true;
-    case MacTable::Learned::refused:
-      from.counters->learn_refused.add();
-      return true;
-    case MacTable::Learned::forbidden:
-      break;
-  }
-  from.counters->drop_source.add();
-  return false;
+  const bool usable = !is_group(source) && mac_key(source, 0) != 0;
+  const Learned learned =
+      usable ? addresses_.learn(key, from.id, from.quota, now()) : Learned::forbidden;
+  if (learned == Learned::news) tell({key, from.id});
+  if (learned == Learned::refused) from.counters->learn_refused.add();
+  if (learned == Learned::forbidden) from.counters->drop_source.add();
+  return learned;
 }
 
 // Tells the other shards. One that cannot be told now is told with the next frame.
@@ -152,44 +176,55 @@ void Shard::tell(const LearnEvent& event) noexcept {
   }
 }
 
-void Shard::unicast(ShardPort& from, ShardPort& to, Packet& packet, unsigned at) noexcept {
-  if (&from == &to) return from.counters->drop_hairpin.add();
-  if (from.isolated && to.isolated) return from.counters->drop_isolated.add();
+Endpoint* Shard::unicast(ShardPort& from, ShardPort& to, Packet& packet, unsigned at) noexcept {
+  if (&from == &to) return from.counters->drop_hairpin.add(), nullptr;
+  if (from.isolated && to.isolated) return from.counters->drop_isolated.add(), nullptr;
   Endpoint* endpoint = choose(to, packet);
-  if (endpoint == nullptr) return to.counters->drop_no_queue.add();
-  if (endpoint->reactor == index_) return mark(*endpoint, packet, at);
+  if (endpoint == nullptr) return to.counters->drop_no_queue.add(), nullptr;
+  if (endpoint->reactor == index_) {
+    mark(*endpoint, packet, at);
+    return to.choice == Choice::only ? endpoint : nullptr;
+  }
   if (!send(endpoint->reactor, packet, to.id, endpoint->slot)) to.counters->drop_link_full.add();
+  return nullptr;
 }
 
 // To every member of the packet's VLAN but its own port: marks the members here, and sends one copy
 // to each reactor that has others.
-void Shard::flood(const ShardPort& from, Packet& packet, unsigned at) noexcept {
+Endpoint* Shard::flood(const ShardPort& from, Packet& packet, unsigned at) noexcept {
   const VlanMembers* vlan = table_->find_vlan(packet.vlan);
-  if (vlan == nullptr) return;
-  flood_here(from, packet, at, table_->number);
-  std::uint64_t others = vlan->reactors & ~(std::uint64_t{1} << index_);
-  for (; others != 0; others &= others - 1) {
-    const auto reactor = static_cast<unsigned>(std::countr_zero(others));
+  if (vlan == nullptr) return nullptr;
+  Endpoint* only = flood_here(from, packet, at, table_->number);
+  const std::uint64_t others = vlan->reactors & ~(std::uint64_t{1} << index_);
+  for (std::uint64_t left = others; left != 0; left &= left - 1) {
+    const auto reactor = static_cast<unsigned>(std::countr_zero(left));
     // The slot of one that is for all is the number of the table.
     if (!send(reactor, packet, no_port, table_->number)) count_lost_flood(from, packet, reactor);
   }
+  return others == 0 ? only : nullptr;
 }
 
-void Shard::flood_here(const ShardPort& from, Packet& packet, unsigned at,
-                       std::uint16_t table) noexcept {
+Endpoint* Shard::flood_here(const ShardPort& from, Packet& packet, unsigned at,
+                            std::uint16_t table) noexcept {
   const VlanMembers* vlan = table_->find_vlan(packet.vlan);
-  if (vlan == nullptr) return;
+  if (vlan == nullptr) return nullptr;
+  Endpoint* only = nullptr;
+  unsigned receivers = 0;
   for (std::uint32_t i = 0; i < vlan->local_count; ++i) {
     const ShardPort& to = table_->ports[table_->members[vlan->first + i]];
     if (&to == &from || (from.isolated && to.isolated)) continue;
     Endpoint* endpoint = choose(to, packet);
+    ++receivers;
     if (endpoint == nullptr) {
       // Every reactor with one of its endpoints comes here; one of them counts.
       if (table_->endpoints[to.first_endpoint].reactor == index_) to.counters->drop_no_queue.add();
       continue;
     }
-    if (endpoint->owner_at(table) == index_) mark(*endpoint, packet, at);
+    if (endpoint->owner_at(table) != index_) continue;
+    mark(*endpoint, packet, at);
+    only = to.choice == Choice::only ? endpoint : nullptr;
   }
+  return receivers == 1 ? only : nullptr;
 }
 
 void Shard::count_lost_flood(const ShardPort& from, Packet& packet, unsigned reactor) noexcept {
@@ -221,12 +256,15 @@ Endpoint* Shard::steer(const ShardPort& port, const Packet& packet) noexcept {
 }
 
 void Shard::mark(Endpoint& endpoint, const Packet& packet, unsigned at) noexcept {
+  mark(endpoint, table_->ports[endpoint.owner].tags(packet.vlan), at);
+}
+
+void Shard::mark(Endpoint& endpoint, bool tagged, unsigned at) noexcept {
   if ((endpoint.plain | endpoint.tagged) == 0) {
     endpoint.next = touched_;
     touched_ = &endpoint;
   }
-  const bool tags = table_->ports[endpoint.owner].tags(packet.vlan);
-  (tags ? endpoint.tagged : endpoint.plain) |= 1u << at;
+  (tagged ? endpoint.tagged : endpoint.plain) |= 1u << at;
 }
 
 bool Shard::send(unsigned reactor, const Packet& packet, PortId port, std::uint16_t slot) noexcept {

@@ -45,7 +45,9 @@ std::array<std::size_t, 2> MacTable::homes(MacKey key) const noexcept {
   return {first, second == first ? second ^ 1 : second};
 }
 
+// A place without an address has key 0.
 MacTable::Place MacTable::locate(MacKey key) const noexcept {
+  if (key == 0) return {};
   for (const std::size_t home : homes(key)) {
     Bucket& bucket = buckets_[home];
     for (unsigned i = 0; i < ways; ++i) {
@@ -55,14 +57,22 @@ MacTable::Place MacTable::locate(MacKey key) const noexcept {
   return {};
 }
 
+void MacTable::prefetch_homes(MacKey key) const noexcept {
+  for (const std::size_t home : homes(key)) {
+    const Bucket& bucket = buckets_[home];
+    __builtin_prefetch(&bucket.keys);
+    __builtin_prefetch(&bucket.stamps);
+  }
+}
+
 bool MacTable::expired(const Bucket& bucket, unsigned way, std::uint32_t now) const noexcept {
   return bucket.fixed[way] == 0 && now - bucket.stamps[way] >= limit_ticks_;
 }
 
 PortId MacTable::find_in_table(MacKey key, std::uint32_t now) noexcept {
   const Place at = locate(key);
-  if (at.bucket == nullptr || expired(*at.bucket, at.way, now)) return no_port;
-  const PortId port = at.bucket->ports[at.way];
+  const bool here = at.bucket != nullptr && !expired(*at.bucket, at.way, now);
+  const PortId port = here ? at.bucket->ports[at.way] : no_port;
   memo_of(key, now) = {key, epoch_, port};
   return port;
 }

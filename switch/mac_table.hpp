@@ -10,8 +10,9 @@
 // stamp is renewed once a quarter of the ageing time at most, which is also when other shards are
 // told. Time is counted in ticks of 2^tick_shift TSC cycles (about 1 ms).
 //
-// What the table answered is remembered for the rest of the tick, or until anything in the table
-// changes: neighbouring frames are mostly of the same few addresses.
+// What the table answered, "not here" too, is remembered for the rest of the tick, or until
+// anything in the table changes: neighbouring frames are mostly of the same few addresses. Where
+// they are not, prefetch() asks for the lines of a burst's addresses before the first is looked up.
 // Threads: made by control; then its reactor only. No allocation after make().
 #pragma once
 
@@ -79,6 +80,14 @@ class MacTable {
     return find_in_table(key, now);
   }
 
+  // Whether it pays to ask ahead: a small table is in the processor's caches anyhow.
+  [[nodiscard]] bool large() const noexcept { return size_ >= large_size; }
+  // `key` will be looked up soon.
+  void prefetch(MacKey key, std::uint32_t now) noexcept {
+    if (memo_of(key, now).key != key) [[unlikely]]
+      prefetch_homes(key);
+  }
+
   // Replaces a learned entry. False where both buckets are full of static ones.
   [[nodiscard]] bool add_static(MacKey key, PortId port, std::uint32_t now) noexcept;
 
@@ -121,13 +130,14 @@ class MacTable {
     void operator()(Bucket* buckets) const noexcept;
   };
 
-  // `key` was on `port`, fresh or static, in that epoch: from then on nothing changed.
+  // `key` was on `port`, fresh or static, or nowhere, in that epoch: from then on nothing changed.
   struct Memo {
     MacKey key = 0;
     std::uint64_t epoch = 0;
     PortId port = no_port;
   };
   static constexpr unsigned memos = 64;
+  static constexpr std::size_t large_size = 8192;  // about 1 MiB of lines
 
   // An epoch ends with its tick. The last byte of an address tells neighbours apart.
   [[nodiscard]] Memo& memo_of(MacKey key, std::uint32_t now) noexcept {
@@ -139,6 +149,7 @@ class MacTable {
   [[nodiscard]] PortId find_in_table(MacKey key, std::uint32_t now) noexcept;
   [[nodiscard]] std::array<std::size_t, 2> homes(MacKey key) const noexcept;
   [[nodiscard]] Place locate(MacKey key) const noexcept;
+  void prefetch_homes(MacKey key) const noexcept;
   // A free way in the emptier of the two buckets; bucket is nullptr where both are full.
   [[nodiscard]] Place vacancy(MacKey key, std::uint32_t now) noexcept;
   [[nodiscard]] bool expired(const Bucket& bucket, unsigned way, std::uint32_t now) const noexcept;

@@ -26,6 +26,30 @@ TEST(MacTable, FindsWhatItLearned) {
   EXPECT_EQ(table.learned(3), 1u);
 }
 
+TEST(MacTable, NobodyHasTheAddressZero) {
+  MacTable table{small()};
+  EXPECT_EQ(table.find(0, 0), no_port);
+  static_cast<void>(table.learn(key(1), 3, quota, 0));
+  table.flush(0, table.bucket_count(), no_port, true);
+  EXPECT_EQ(table.find(0, 0), no_port);
+}
+
+// In one tick: the answer is remembered.
+TEST(MacTable, WhatWasNotThereIsFoundOnceItCame) {
+  MacTable table{small()};
+  EXPECT_EQ(table.find(key(1), 7), no_port);
+  table.prefetch(key(1), 7);
+  EXPECT_EQ(table.find(key(1), 7), no_port);
+  static_cast<void>(table.learn(key(1), 1, quota, 7));
+  EXPECT_EQ(table.find(key(1), 7), 1);
+  EXPECT_EQ(table.find(key(2), 7), no_port);
+  EXPECT_TRUE(table.add_static(key(2), 2, 7));
+  EXPECT_EQ(table.find(key(2), 7), 2);
+  EXPECT_EQ(table.find(key(3), 7), no_port);
+  table.learn_remote(key(3), 3, quota, 7);
+  EXPECT_EQ(table.find(key(3), 7), 3);
+}
+
 TEST(MacTable, SeparatesVlans) {
   MacTable table{small()};
   const std::byte mac[6] = {std::byte{2}};

@@ -7,6 +7,7 @@
 #include <array>
 #include <bit>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -52,21 +53,49 @@ class Shard final : public Bridge {
  private:
   static constexpr unsigned events_per_visit = 64, sweep_max = 256;
 
+  // Both addresses of a frame.
+  struct Stations {
+    explicit Stations(const Packet& packet) noexcept {
+      std::memcpy(&low, packet.header.data(), sizeof low);
+      std::memcpy(&high, packet.header.data() + sizeof low, sizeof high);
+    }
+    Stations() = default;
+    bool operator==(const Stations&) const noexcept = default;
+    std::uint64_t low = 0;
+    std::uint32_t high = 0;
+  };
+
+  // Where a packet of a burst went. Its neighbours are mostly of the same two stations: they go
+  // there without another look, within the burst.
+  struct Verdict {
+    Stations stations;
+    std::uint16_t vlan = 0;
+    bool tagged = false;
+    Endpoint* endpoint = nullptr;  // on this reactor; nullptr: nothing is known
+  };
+
   // Step 1.
+  void prefetch(const ShardPort& from, std::span<const Packet> packets) noexcept;
   void judge(ShardPort& from, std::span<Packet> packets, unsigned at) noexcept;
+  Endpoint* forward_one(ShardPort& from, Packet& packet, unsigned at) noexcept;
   [[nodiscard]] bool admit(const ShardPort& from, Packet& packet) const noexcept;
   [[nodiscard]] bool classify_vlan(const ShardPort& from, Packet& packet) const noexcept;
-  [[nodiscard]] bool learn(const ShardPort& from, const Packet& packet) noexcept;
+  // Forbidden: the packet is dropped, and counted.
+  [[nodiscard]] MacTable::Learned learn(const ShardPort& from, const Packet& packet) noexcept;
   void tell(const LearnEvent& event) noexcept;
-  void unicast(ShardPort& from, ShardPort& to, Packet& packet, unsigned at) noexcept;
-  void flood(const ShardPort& from, Packet& packet, unsigned at) noexcept;
+  // Each returns the packet's only receiver where that is an endpoint of this reactor which nothing
+  // but ports, addresses and VLAN chose; else nullptr.
+  Endpoint* unicast(ShardPort& from, ShardPort& to, Packet& packet, unsigned at) noexcept;
+  Endpoint* flood(const ShardPort& from, Packet& packet, unsigned at) noexcept;
   // `table`: the number of the table by which it was flooded.
-  void flood_here(const ShardPort& from, Packet& packet, unsigned at, std::uint16_t table) noexcept;
+  Endpoint* flood_here(const ShardPort& from, Packet& packet, unsigned at,
+                       std::uint16_t table) noexcept;
   void count_lost_flood(const ShardPort& from, Packet& packet, unsigned reactor) noexcept;
   // nullptr: the port has no endpoint for it.
   [[nodiscard]] Endpoint* choose(const ShardPort& port, Packet& packet) noexcept;
   [[nodiscard]] Endpoint* steer(const ShardPort& port, const Packet& packet) noexcept;
   void mark(Endpoint& endpoint, const Packet& packet, unsigned at) noexcept;
+  void mark(Endpoint& endpoint, bool tagged, unsigned at) noexcept;
   [[nodiscard]] bool send(unsigned reactor, const Packet& packet, PortId port,
                           std::uint16_t slot) noexcept;
   // Step 2: `packet_at(i)` is packet i of the burst.
@@ -92,6 +121,7 @@ class Shard final : public Bridge {
   std::vector<Neighbour> neighbours_;
   std::unique_ptr<ParcelPool> pool_;  // nullptr where there is one reactor
   Endpoint* touched_ = nullptr;
+  Verdict last_;
   std::uint64_t wake_ = 0;  // reactors to wake
   std::array<Spill, burst_max> spills_;
 };

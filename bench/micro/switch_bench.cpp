@@ -1,7 +1,9 @@
 // The switch: its address table, and a burst through a Bridge to a port that takes everything.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <vector>
 
 #include "switch/mac_table.hpp"
@@ -71,34 +73,55 @@ class Sink final : public Port {
   std::uint64_t taken = 0;
 };
 
-// Bursts of one size to as many addresses, on the reactor; the time is taken there.
+// Bursts of one size, on the reactor; the time is taken there. `stations`: how many receivers they
+// are for, in no order, all behind one port; 0: one that nobody knows.
 void bridge_burst(benchmark::State& state) {
-  constexpr unsigned bursts = 256;  // a command: well under a millisecond each
+  constexpr unsigned calls = 256;  // a command: well under a millisecond
   const auto count = static_cast<unsigned>(state.range(0));
-  Switchboard board;
-  const auto from = board.port({}), to = board.port({});
+  const auto stations = static_cast<unsigned>(state.range(1));
+  Switchboard board{1, FabricConfig{.addresses_max = 1u << 18}};
+  PortConfig many;
+  many.addresses_max = 1u << 17;
+  const auto from = board.port({}), to = board.port(many);
   Sink sink, back;
   board.finish(
       [&](Fabric::Done done) { board.fabric().add_endpoint(to, 0, 0, &sink, std::move(done)); });
   board.finish(
       [&](Fabric::Done done) { board.fabric().add_endpoint(from, 0, 0, &back, std::move(done)); });
-  board.send(to, {testing::plain_frame(mac(1), mac(2))});  // the receiver is known
+  for (unsigned i = 0; i < stations; ++i) {
+    board.send(to, {testing::plain_frame(mac(1), mac(i + 2))});
+  }
+  std::vector<Mac> receivers;
+  for (unsigned i = 0; i < std::max(1u, stations); ++i) {
+    receivers.push_back(
+        mac(stations == 0 ? 0xff'ffff : static_cast<unsigned>(i * 40'503ull % stations) + 2));
+  }
   const Bytes frame = testing::plain_frame(mac(2), mac(1));
   std::vector<Packet> packets(count);
   for (auto& packet : packets) testing::describe(frame, packet);
+  std::size_t next = 0;
   for (auto _ : state) {
     std::chrono::duration<double> spent{};
     board.on(0, [&] {
       const auto begun = std::chrono::steady_clock::now();
-      for (unsigned i = 0; i < bursts; ++i) board.fabric().bridge(0).forward(from, packets);
+      for (unsigned i = 0; i < calls; ++i) {
+        for (auto& packet : packets) {
+          std::memcpy(packet.header.data(), receivers[next].data(), sizeof(Mac));
+          if (++next == receivers.size()) next = 0;
+        }
+        board.fabric().bridge(0).forward(from, packets);
+      }
       spent = std::chrono::steady_clock::now() - begun;
     });
     state.SetIterationTime(spent.count());
   }
-  CHECK(sink.taken == static_cast<std::uint64_t>(state.iterations()) * bursts * count);
+  CHECK(sink.taken == static_cast<std::uint64_t>(state.iterations()) * calls * count);
   state.SetItemsProcessed(static_cast<std::int64_t>(sink.taken));
 }
-BENCHMARK(bridge_burst)->ArgName("burst")->Arg(1)->Arg(32)->Arg(64)->UseManualTime();
+BENCHMARK(bridge_burst)
+    ->ArgNames({"burst", "stations"})
+    ->ArgsProduct({{1, 32}, {0, 1, 1024, 65536}})
+    ->UseManualTime();
 
 }  // namespace
 }  // namespace millrace::vswitch
