@@ -1,4 +1,5 @@
-"""The report as one HTML page: plots, table, machine, and the commands that repeat it."""
+"""The report as one HTML page: plots, table, machine, and the commands that repeat it; and its
+first plot as a picture of its own."""
 
 from html import escape
 
@@ -66,6 +67,18 @@ def _machine(seen):
     lines += list(seen["versions"].items())
     return "<table>" + "".join(f"<tr><th>{escape(name)}</th><td>{escape(str(text))}</td></tr>"
                                for name, text in lines) + "</table>"
+
+
+def picture(seen):
+    """The ratios as an SVG file for other documents."""
+    plot = svg.bars(seen["rows"])
+    if not plot:
+        raise KeyError("ratio")
+    # Rules for the whole page mean nothing in a picture: its text has no page to inherit from.
+    style = STYLE.replace(":root", "svg") + "svg { background: var(--paper); } " \
+        "svg text { font-family: system-ui, sans-serif; }"
+    opening, rest = plot.split(">", 1)
+    return f'{opening} xmlns="http://www.w3.org/2000/svg"><style>{style}</style>{rest}\n'
 
 
 def page(seen):

@@ -1,15 +1,16 @@
 """millrace-bench report: a page and a table of what compare has written.
 
-    millrace-bench report RESULT.json [--html FILE] [--markdown FILE]
+    millrace-bench report RESULT.json [--html FILE] [--markdown FILE] [--svg FILE]
 
-The page has no resource outside of itself. Without a file the table goes to standard output."""
+The page has no resource outside of itself; the picture is its plot of ratios. Without a file the
+table goes to standard output."""
 
 import argparse
 import json
 
 from tests.rig.process import RigError
 
-from .page import page
+from .page import page, picture
 from .tables import markdown
 
 
@@ -41,16 +42,20 @@ def main(arguments):
     parser.add_argument("result", help="a file that millrace-bench compare --json has written")
     parser.add_argument("--html", help="where the page goes")
     parser.add_argument("--markdown", help="where the table goes")
+    parser.add_argument("--svg", help="where the picture of the ratios goes")
     options = parser.parse_args(arguments)
     seen = load(options.result)
     try:
         table, whole = markdown(seen["rows"]), page(seen)
+        drawn = picture(seen) if options.svg else None
     except (KeyError, TypeError, AttributeError) as error:
         raise RigError(f"report: {options.result}: a row lacks {error}") from None
     if options.html:
         write(options.html, whole)
     if options.markdown:
         write(options.markdown, table)
-    if not options.html and not options.markdown:
+    if options.svg:
+        write(options.svg, drawn)
+    if not options.html and not options.markdown and not options.svg:
         print(table, end="")
     return 0

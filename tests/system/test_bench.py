@@ -235,6 +235,12 @@ class Table(SystemTest):
         self.check_page(text)
         self.assertEqual(text.count('class="curve ours"'), 1 + 1)  # of N5 and B4
         self.assertEqual(text.count('class="missed"/>'), 1)
+        picture = self.work / "r.svg"
+        self.words("report", result, "--svg", picture)
+        root = ElementTree.parse(picture).getroot()
+        self.assertEqual(root.tag, "{http://www.w3.org/2000/svg}svg")
+        bars = [each.get("class") for each in root.iter("{http://www.w3.org/2000/svg}rect")]
+        self.assertEqual(bars, ["met", "missed", "met"])
 
     def test_refusals(self):
         """One line says what is wrong."""
