@@ -215,6 +215,45 @@ TEST_F(UplinkTest, PcapCarriesWhatTheWireWouldSee) {
   std::filesystem::remove_all(folder);
 }
 
+// Around every edge there is: blocks of a header's copy, the end of the header, that of a buffer.
+TEST_F(UplinkTest, FramesOfAnySizeAreWhole) {
+  const auto folder =
+      std::filesystem::temp_directory_path() / ("sizes." + std::to_string(::getpid()));
+  std::filesystem::create_directory(folder);
+  const std::string in = folder / "in.pcap", out = folder / "out.pcap";
+  std::vector<Bytes> received, sent;
+  for (const std::size_t edge : {17u, 33u, 65u, 129u, 1514u, 2048u, 2176u, 4096u}) {
+    for (std::size_t size = edge - 2; size <= edge + 2; ++size) {
+      for (auto* frames : {&received, &sent}) {
+        // The stations of each direction are their own.
+        const unsigned station = frames == &sent ? 20 : 10;
+        Bytes frame = plain_frame(mac(station), mac(30 - station), 0, size);
+        for (std::size_t i = 14; i < size; ++i) {
+          frame[i] = static_cast<std::uint8_t>(i * 31 + size + station);
+        }
+        frames->push_back(std::move(frame));
+      }
+    }
+  }
+  Bytes file = pcap_header;
+  for (const auto& frame : received) append_record(file, frame);
+  write_file(in, file);
+  const PortId port = board.port({});
+  auto& end = board.endpoint(port);
+  auto uplink = open("net_pcap0,rx_pcap=" + in + ",tx_pcap=" + out);
+  ASSERT_NE(uplink, nullptr) << reason;
+  auto& counters = board.counters(uplink->port(), uplink->status().queues.front().reactor);
+  board.wait([&] { return counters.tx_packets.get() == received.size(); });
+  board.settle();
+  ASSERT_EQ(end.received, received.size());
+  for (std::size_t i = 0; i < received.size(); ++i) EXPECT_EQ(end.frame(i), received[i]);
+  for (const auto& frame : sent) board.send(port, {frame}, 0);
+  board.settle();
+  close(std::move(uplink));
+  EXPECT_EQ(read_pcap(out), sent);
+  std::filesystem::remove_all(folder);
+}
+
 TEST_F(UplinkTest, TapComesAndGoes) {
   for (int round = 0; round < 3; ++round) {
     const std::string name = "mrt" + std::to_string(::getpid() % 100'000);

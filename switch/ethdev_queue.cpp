@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/clock.hpp"
+#include "switch/copy_header.hpp"
 #include "switch/gso.hpp"
 #include "switch/header.hpp"
 
@@ -36,6 +37,15 @@ bool describe(const rte_mbuf& mbuf, Packet& packet) noexcept {
       (mbuf.ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) == RTE_MBUF_F_RX_L4_CKSUM_GOOD;
   packet.flow_hash = 0;
   packet.completion = nullptr;
+  if (mbuf.next == nullptr) [[likely]] {
+    const auto* data = rte_pktmbuf_mtod(&mbuf, const std::byte*);
+    const std::uint32_t fetch = std::min<std::uint32_t>(mbuf.data_len, Packet::header_max);
+    copy_header(packet.header.data(), data, fetch);
+    packet.header_size = static_cast<std::uint16_t>(fetch);
+    if (fetch == mbuf.data_len) return true;
+    packet.views[packet.view_count++] = {data + fetch, mbuf.data_len - fetch};
+    return true;
+  }
   for (const rte_mbuf* segment = &mbuf; segment != nullptr; segment = segment->next) {
     const auto* data = rte_pktmbuf_mtod(segment, const std::byte*);
     std::size_t size = segment->data_len;
@@ -125,6 +135,8 @@ unsigned EthdevQueue::receive() noexcept {
   (count == 0 ? empty_at_ : found_at_) = reactor_.round_cycles();
   if (count == 0) return 0;
   figures_.received.add(count);
+  // Some drivers leave a frame where the device has put it: in memory.
+  for (unsigned i = 0; i < count; ++i) __builtin_prefetch(rte_pktmbuf_mtod(mbufs[i], void*));
   unsigned filled = 0;
   for (unsigned i = 0; i < count; ++i) {
     if (describe(*mbufs[i], (*packets_)[filled])) {
@@ -212,9 +224,31 @@ void EthdevQueue::send(const Packet& packet) noexcept {
   if (sending_count_ == sending_.size()) flush();
 }
 
+// The usual frame fits into one buffer. False: nothing was written.
+bool EthdevQueue::copy_at_once(const Packet& packet, rte_mbuf& mbuf) const noexcept {
+  if (std::max(packet.length, frame_min) > rte_pktmbuf_tailroom(&mbuf)) return false;
+  auto* const begin = rte_pktmbuf_mtod(&mbuf, std::byte*);
+  auto* out = begin;
+  copy_header(out, packet.header.data(), packet.header_size);
+  out += packet.header_size;
+  for (const View& view : packet.payload()) {
+    const auto room = static_cast<std::uint32_t>(begin + packet.length - out);
+    const std::uint32_t part = std::min(view.size, room);
+    std::memcpy(out, view.data, part);
+    out += part;
+  }
+  const auto written = static_cast<std::uint32_t>(out - begin);
+  if (config_.pads && written < frame_min) std::memset(out, 0, frame_min - written);
+  mbuf.pkt_len = config_.pads ? std::max(written, frame_min) : written;
+  mbuf.data_len = static_cast<std::uint16_t>(mbuf.pkt_len);
+  return true;
+}
+
 rte_mbuf* EthdevQueue::copy(const Packet& packet) noexcept {
   rte_mbuf* mbuf = rte_pktmbuf_alloc(config_.pool);
   if (mbuf == nullptr) return nullptr;
+  if (copy_at_once(packet, *mbuf)) [[likely]]
+    return mbuf;
   Appender appender{*mbuf, *config_.pool};
   bool whole = appender.add(packet.header.data(), packet.header_size);
   for (const View& view : packet.payload()) whole = whole && appender.add(view.data, view.size);

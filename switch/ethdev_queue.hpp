@@ -61,6 +61,7 @@ class EthdevQueue final : public base::Poller, public Port {
   void send_segments(const Packet& whole) noexcept;
   void send(const Packet& packet) noexcept;
   [[nodiscard]] rte_mbuf* copy(const Packet& packet) noexcept;
+  [[nodiscard]] bool copy_at_once(const Packet& packet, rte_mbuf& mbuf) const noexcept;
   [[nodiscard]] bool request_offload(const Packet& packet, rte_mbuf& mbuf) noexcept;
   void flush() noexcept;
 
