@@ -28,6 +28,11 @@ struct PackedPlace {
     if (next >= size) wrap = !wrap;
     index = static_cast<std::uint16_t>(next >= size ? next - size : next);
   }
+  // Slots from here to `to`, on two laps of a ring of that size.
+  [[nodiscard]] std::uint32_t distance(PackedPlace to, std::uint32_t size) const noexcept {
+    const std::uint32_t from = index + (wrap ? 0 : size), end = to.index + (to.wrap ? 0 : size);
+    return end >= from ? end - from : end + 2 * size - from;
+  }
   friend bool operator==(const PackedPlace&, const PackedPlace&) = default;
 };
 

@@ -97,24 +97,31 @@ bool PackedRing::set_memory(const GuestMemory& memory) noexcept {
 
 void PackedRing::prefetch(std::size_t count) noexcept {
   if (fault_ != Fault::none) return;
-  constexpr std::uint32_t of_a_line = 64 / sizeof(wire::PackedDescriptor);
+  const auto end = static_cast<std::uint32_t>(std::min<std::size_t>(count, size_));
+  std::uint32_t i = ahead(asked_descriptors_, end);
   PackedPlace at = available_;
-  for (std::size_t i = 0; i < std::min<std::size_t>(count, size_); i += of_a_line) {
+  at.advance(i, size_);
+  for (; i < end; i += of_a_line) {
     __builtin_prefetch(&ring_[at.index], 1);
     at.advance(std::min<std::uint32_t>(of_a_line, size_), size_);
   }
+  asked_descriptors_ = at;
 }
 
 template <class Each>
 void PackedRing::peek(std::size_t count, Each each) noexcept {
   if (fault_ != Fault::none) return;
+  const auto end = static_cast<std::uint32_t>(std::min<std::size_t>(count, size_ - held_slots_));
+  std::uint32_t i = ahead(asked_buffers_, end);
   PackedPlace at = available_;
-  for (std::size_t i = 0; i < std::min<std::size_t>(count, size_ - held_slots_); ++i) {
+  at.advance(i, size_);
+  for (; i < end; ++i) {
     const auto& descriptor = ring_[at.index];
     if (!is_available(load_once(&descriptor.flags).host(), at.wrap)) break;
     each(load_once(&descriptor.address).host());
     at.advance(1, size_);
   }
+  asked_buffers_ = at;
 }
 
 void PackedRing::prefetch_to_read(std::size_t count) noexcept {

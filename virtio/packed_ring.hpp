@@ -8,6 +8,7 @@
 // Thread: open() on control, the rest on the owning reactor.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -80,6 +81,13 @@ class PackedRing {
     const bool used = (flags & wire::descriptor_used) != 0;
     return available == wrap && used != wrap;
   }
+  static constexpr std::uint32_t of_a_line = 64 / sizeof(wire::PackedDescriptor);
+  // How many of the next `count` slots were asked for already, where that ended at `asked`, or in
+  // the line of `asked`.
+  [[nodiscard]] std::uint32_t ahead(PackedPlace asked, std::uint32_t count) const noexcept {
+    const std::uint32_t distance = available_.distance(asked, size_);
+    return distance < count + of_a_line ? std::min(distance, count) : 0;
+  }
   [[nodiscard]] Take take_any(Chain& chain, std::uint16_t head_flags) noexcept;
   void hold(const Ticket& ticket) noexcept {
     outstanding_.hold(ticket.id());
@@ -104,6 +112,8 @@ class PackedRing {
   PackedPlace available_;         // the next descriptor to take
   PackedPlace used_;              // the next used descriptor to write
   std::uint32_t held_slots_ = 0;  // between the two
+  // How far descriptors, and the buffers' beginnings, were asked for ahead.
+  PackedPlace asked_descriptors_, asked_buffers_;
   bool event_index_ = false, indirect_ = false, notify_off_ = false;
   Fault fault_ = Fault::none;
   ChainHints hints_;

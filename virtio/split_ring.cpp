@@ -90,14 +90,22 @@ void SplitRing::look_again() noexcept {
   }
 }
 
+SplitRing::Window SplitRing::window(std::uint16_t& asked, std::size_t count) const noexcept {
+  const auto end = std::min<std::size_t>(count, published());
+  const auto done = static_cast<std::int16_t>(asked - last_available_);
+  const auto first = std::min(end, static_cast<std::size_t>(std::max<std::int16_t>(done, 0)));
+  asked = static_cast<std::uint16_t>(last_available_ + std::max(first, end));
+  return {first, end};
+}
+
 void SplitRing::prefetch(std::size_t count) noexcept {
   if (fault_ != Fault::none) return;
-  const auto end = std::min<std::size_t>(count, published());
-  for (std::size_t i = 0; i < end; ++i) {
+  const auto [first, end] = window(asked_descriptors_, count);
+  for (std::size_t i = first; i < end; ++i) {
     const auto head = load_once(&available_ring_[(last_available_ + i) & mask_]).host();
     __builtin_prefetch(&table_[head & mask_]);
   }
-  for (std::size_t i = 0; i < end; i += 64 / sizeof(wire::UsedElement)) {
+  for (std::size_t i = first; i < end; i += 64 / sizeof(wire::UsedElement)) {
     __builtin_prefetch(&used_ring_[(used_next_ + i) & mask_], 1);
   }
 }
@@ -105,8 +113,8 @@ void SplitRing::prefetch(std::size_t count) noexcept {
 template <class Each>
 void SplitRing::peek(std::size_t count, Each each) noexcept {
   if (fault_ != Fault::none) return;
-  const auto end = std::min<std::size_t>(count, published());
-  for (std::size_t i = 0; i < end; ++i) {
+  const auto [first, end] = window(asked_buffers_, count);
+  for (std::size_t i = first; i < end; ++i) {
     const auto head = load_once(&available_ring_[(last_available_ + i) & mask_]).host();
     each(load_once(&table_[head & mask_].address).host());
   }

@@ -67,6 +67,11 @@ class SplitRing {
     fault_ = fault;
     return Take::fault;
   }
+  // Of the next `count` buffers those that were not asked for yet; `asked` is where that ended.
+  struct Window {
+    std::size_t first, end;
+  };
+  [[nodiscard]] Window window(std::uint16_t& asked, std::size_t count) const noexcept;
   // How many buffers the driver had published that were not taken, when we last looked.
   [[nodiscard]] std::uint32_t published() const noexcept {
     return static_cast<std::uint16_t>(cached_available_ - last_available_);
@@ -103,6 +108,8 @@ class SplitRing {
   std::uint16_t cached_available_ = 0;  // how far the driver had published when we last looked
   std::uint16_t used_next_ = 0;         // the next used entry to fill
   std::uint16_t used_published_ = 0;
+  // How far descriptors, and the buffers' beginnings, were asked for ahead.
+  std::uint16_t asked_descriptors_ = 0, asked_buffers_ = 0;
   bool event_index_ = false, indirect_ = false, notify_off_ = false;
   Fault fault_ = Fault::none;
   ChainHints hints_;
