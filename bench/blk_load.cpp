@@ -10,6 +10,7 @@
 #include "base/clock.hpp"
 #include "bench/dice.hpp"
 #include "bench/disk_end.hpp"
+#include "virtio/shared.hpp"
 
 namespace millrace::bench {
 
@@ -52,9 +53,11 @@ Result<std::uint64_t> verify_disk(DiskEnd<Driver>& end) {
     while (done < order.size()) {
       while (end.in_flight() < end.disk().config.depth && next < order.size()) {
         if (write) fill(end.data(end.next_place()), order[next]);
-        end.add(write, order[next++]);
+        end.add(write, order[next++], base::cycles());
       }
-      end.publish();
+      end.show();
+      virtio::full_fence();
+      end.kick();
       while (const auto sent = end.reap()) {
         ++done;
         deadline = base::cycles() + base::ns_to_cycles(patience_ns);
@@ -93,14 +96,33 @@ class LoadOn final : public BlkLoad {
   }
 
  private:
-  // Keeps the depth. Answers whether the device was kicked.
+  // Keeps the depth. Answers whether the device has anything new to see.
   bool fill_up(DiskEnd<Driver>& end) {
+    if (end.in_flight() == config_.depth) return false;
+    const auto now = base::cycles();
     while (end.in_flight() < config_.depth) {
       const auto blocks = end.disk().blocks;
       const auto block = config_.sequential ? position_++ % blocks : dice_.below(blocks);
-      end.add(dice_.below(100) < config_.write_percent, block);
+      const bool write = config_.write_percent > 0 && dice_.below(100) < config_.write_percent;
+      end.add(write, block, now);
     }
-    return end.publish();
+    end.show();
+    return true;
+  }
+  // Takes in what is done; calls `each` with how long it took, in TSC cycles: too little by what a
+  // few of them cost here at most. Answers how many.
+  template <class Each>
+  unsigned reap(DiskEnd<Driver>& end, Each each) {
+    auto sent = end.reap();
+    if (!sent) return 0;
+    constexpr unsigned few = 8;  // between two looks at the clock
+    std::uint64_t now = 0;
+    unsigned count = 0;
+    for (; sent; sent = end.reap(), ++count) {
+      if (count % few == 0) now = base::cycles();
+      each(now - sent->at);
+    }
+    return count;
   }
 
   const BlkLoadConfig config_;
@@ -116,23 +138,27 @@ Result<LoadResult> LoadOn<Driver>::run(const LoadTime& time) {
   Pace pace{time};
   const auto gap = base::ns_to_cycles(static_cast<std::uint64_t>(config_.gap_us * 1e3));
   std::uint64_t next = 0;  // no request before that
-  for (std::size_t turn = 0;; turn = turn + 1 < ends_.size() ? turn + 1 : 0) {
-    auto& end = *ends_[turn];
-    if (gap == 0 || base::cycles() >= next) result.kicks += fill_up(end) ? 1 : 0;
+  // A turn is one look at every disk, with one fence between what is shown and whom to kick.
+  for (auto state = Pace::State::running; state != Pace::State::over;) {
+    bool shown = false;
+    for (auto& end : ends_) {
+      if (gap == 0 || base::cycles() >= next) shown |= fill_up(*end);
+    }
+    if (shown) virtio::full_fence();
     unsigned reaped = 0;
-    while (const auto sent = end.reap()) {
-      ++reaped;
-      const auto now = base::cycles();
-      next = now + gap;
-      if (pace.counts()) latency.add(base::cycles_to_ns(now - sent->at));
+    for (auto& end : ends_) {
+      result.kicks += end->kick() ? 1 : 0;
+      const auto count = reap(*end, [&](std::uint64_t took) {
+        if (pace.counts()) latency.add(base::cycles_to_ns(took));
+      });
+      if (count == 0) continue;
+      reaped += count;
+      if (gap > 0) next = base::cycles() + gap;
+      if (!end->well()) return fail(end->trouble());
     }
     result.operations += pace.counts() ? reaped : 0;
-    if (reaped > 0) {
-      if (const auto why = end.trouble(); !why.empty()) return fail(why);
-    }
-    const auto state = pace.round(reaped, result, latency);
-    if (state == Pace::State::stalled) return fail(stood_still(end.in_flight()));
-    if (state == Pace::State::over) break;
+    state = pace.round(reaped, result, latency);
+    if (state == Pace::State::stalled) return fail(stood_still(ends_.front()->in_flight()));
   }
   for (auto& end : ends_) {
     if (auto ok = end->finish(); !ok) return base::Unexpected{ok.error()};

@@ -33,7 +33,7 @@ Result<Disk> find_disk(const BlkLoadConfig& config) {
                    wire::blk_feature::seg_max | wire::blk_feature::flush |
                    (config.packed ? virtio::feature::ring_packed : 0);
   const std::uint64_t places = guest.size / request_segments;
-  guest.memory = rings_bytes + places * (config.block + sizeof(wire::BlkHeader) + 1);
+  guest.memory = rings_bytes + places * (config.block + sizeof(RequestRoom));
   guest.memory = (guest.memory + page - 1) / page * page;
   auto made = SocketGuest::connect(config.socket, guest, connect_patience);
   if (!made) return base::Unexpected{made.error()};
@@ -51,8 +51,7 @@ Result<Disk> find_disk(const BlkLoadConfig& config) {
   disk.blocks = used / config.block;
   if (disk.blocks == 0) return fail("the disk is smaller than one request");
   disk.blocks = std::min(disk.blocks, blocks_max);
-  disk.headers = disk.guest->allocate(places * sizeof(wire::BlkHeader));
-  disk.statuses = disk.guest->allocate(places);
+  disk.requests = disk.guest->allocate(places * sizeof(RequestRoom), alignof(RequestRoom));
   disk.data = disk.guest->allocate(places * config.block, page);
   return disk;
 }

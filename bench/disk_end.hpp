@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -27,7 +28,13 @@ struct Disk {
   BlkLoadConfig config;
   std::unique_ptr<SocketGuest> guest;
   std::uint64_t capacity = 0, blocks = 0;  // bytes; blocks of config.block in use
-  std::uint64_t headers = 0, statuses = 0, data = 0;
+  std::uint64_t requests = 0, data = 0;
+};
+
+// What a request is beside its data, in a line of its own, as drivers have it.
+struct alignas(64) RequestRoom {
+  virtio::wire::BlkHeader header;
+  std::uint8_t status;
 };
 
 // Connects to config.socket and starts the queue. Fails in one line.
@@ -48,28 +55,31 @@ class DiskEnd {
   };
 
   // Puts one request up, not visible yet; its data are those of next_place().
-  void add(bool write, std::uint64_t block) {
+  // `now`: TSC cycles.
+  void add(bool write, std::uint64_t block, std::uint64_t now) {
     using virtio::wire::BlkHeader;
     const auto place = driver_.next_place();
-    const auto header_at = disk_.headers + place * sizeof(BlkHeader);
+    const auto room_at = room_of(place);
     const auto type =
         static_cast<std::uint32_t>(write ? virtio::wire::BlkType::out : virtio::wire::BlkType::in);
     const auto sectors = disk_.config.block / virtio::wire::blk_sector_size;
     const BlkHeader header{base::le32{type}, base::le32{0}, base::le64{block * sectors}};
-    std::memcpy(disk_.guest->at(header_at), &header, sizeof header);
-    *disk_.guest->at(disk_.statuses + place) = std::byte{no_status};
+    std::memcpy(disk_.guest->at(room_at), &header, sizeof header);
+    *disk_.guest->at(room_at + status_at) = std::byte{no_status};
     const std::array<Segment, request_segments> chain{
-        Segment{header_at, sizeof header, false},
+        Segment{room_at, sizeof header, false},
         Segment{data_of(place), disk_.config.block, !write},
-        Segment{disk_.statuses + place, 1, true},
+        Segment{room_at + status_at, 1, true},
     };
-    sent_[place] = {base::cycles(), block, place, write};
+    sent_[place] = {now, block, place, write};
     driver_.add(chain);
     ++in_flight_;
   }
-  // Shows the device what was added. True: it was kicked.
-  bool publish() {
-    if (!driver_.publish()) return false;
+  // Shows the device what was added.
+  void show() { shown_ = driver_.show() || shown_; }
+  // After that and a full fence: kicks where the device wants it. True: it was kicked.
+  bool kick() {
+    if (!std::exchange(shown_, false) || !driver_.wants_kick()) return false;
     driver_.kick();
     return true;
   }
@@ -79,7 +89,7 @@ class DiskEnd {
     if (!done) return std::nullopt;
     const auto& sent = sent_[done->id];
     --in_flight_;
-    const auto status = *disk_.guest->at(disk_.statuses + sent.place);
+    const auto status = *disk_.guest->at(room_of(sent.place) + status_at);
     failed_ = failed_ || status != std::byte{0};
     return sent;
   }
@@ -96,6 +106,7 @@ class DiskEnd {
   [[nodiscard]] std::span<std::byte> data(unsigned place) {
     return {disk_.guest->at(data_of(place)), disk_.config.block};
   }
+  [[nodiscard]] bool well() const { return !failed_ && !driver_.broken(); }
   // Why nothing more is worth doing; empty: all is well.
   [[nodiscard]] std::string trouble() const {
     if (failed_) return "a request failed: the device gave a status that is not OK";
@@ -107,6 +118,10 @@ class DiskEnd {
 
  private:
   static constexpr std::uint8_t no_status = 0xff;
+  static constexpr std::uint64_t status_at = offsetof(RequestRoom, status);
+  [[nodiscard]] std::uint64_t room_of(unsigned place) const {
+    return disk_.requests + place * sizeof(RequestRoom);
+  }
   [[nodiscard]] std::uint64_t data_of(unsigned place) const {
     return disk_.data + std::uint64_t{place} * disk_.config.block;
   }
@@ -115,6 +130,7 @@ class DiskEnd {
   Driver driver_;
   std::vector<Sent> sent_;
   unsigned in_flight_ = 0;
+  bool shown_ = false;  // and the device was not kicked since
   bool failed_ = false;
 };
 

@@ -47,6 +47,7 @@ class Pace {
 
  private:
   const LoadTime& time_;
+  const std::uint64_t warm_up_, length_, patience_, beat_;  // TSC cycles
   std::uint64_t begun_ = 0, progress_ = 0, shown_ = 0;
   bool counting_ = false;
 };

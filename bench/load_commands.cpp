@@ -107,6 +107,7 @@ struct Limit {
   Result<void> run() {
     if (auto ok = prepare(common); !ok) return ok;
     if (what == "driver") return run_driver();
+    if (what == "switch") return run_switch();
     auto result = measure();
     if (!result) return base::Unexpected{result.error()};
     json more = json::object();
@@ -136,6 +137,20 @@ struct Limit {
     const auto result = NetLoad::ceiling(net, other, common.time);
     if (!result) return base::Unexpected{result.error()};
     show(*result, "pps", common.json, json::object());
+    return {};
+  }
+  Result<void> run_switch() {
+    net.frame = size;
+    net.from = net.to = "none";
+    const auto result = NetLoad::bare_switch(net, other, common.time);
+    if (!result) return base::Unexpected{result.error()};
+    json more{{"wrong", result->wrong}};
+    if (result->moved > 0) {
+      more["cycles"] =
+          static_cast<double>(result->busy_cycles) / static_cast<double>(result->moved);
+    }
+    show(*result, "pps", common.json, more);
+    if (result->wrong > 0) return base::fail("frames arrived that were not what was sent");
     return {};
   }
 };
@@ -204,9 +219,10 @@ Command add_limit(CLI::App& app) {
   command
       ->add_option("what", limit->what,
                    "memcpy: copies; uring: a file's requests; wakeup: an eventfd and an epoll; "
-                   "driver: frames of a NIC whose device does nothing")
+                   "driver: frames of a NIC whose device does nothing; switch: frames from NIC to "
+                   "NIC by a thread that moves them and does nothing else")
       ->required()
-      ->check(CLI::IsMember({"memcpy", "uring", "wakeup", "driver"}));
+      ->check(CLI::IsMember({"memcpy", "uring", "wakeup", "driver", "switch"}));
   command->add_option("--size", limit->size, "bytes of a copy, a request, a frame")
       ->capture_default_str();
   command->add_option("--depth", limit->depth, "requests in flight, buffers in turn")

@@ -114,6 +114,7 @@ class Receiver {
     refill();
   }
 
+  [[nodiscard]] unsigned places() const { return driver_.places(); }
   // Calls `each` with the pieces of every frame that came, the net header taken off.
   template <class Each>
   unsigned receive(Each each) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/clock.hpp"
+#include "bench/bare_switch.hpp"
 #include "bench/frame.hpp"
 #include "bench/net_ends.hpp"
 #include "bench/one_way_load.hpp"
@@ -50,7 +51,8 @@ class Pair {
   }
 
   // Frames both ways until each end has one, and the switch has seen all addresses of the receiver:
-  // from then on it floods nothing.
+  // from then on it floods nothing. Then one frame for each of the receiver's buffers, so that the
+  // load finds memory that has been used, as a guest's is.
   Result<void> meet(const std::string& names);
   unsigned send(unsigned count) { return sender_.send(count); }
   template <class Each>
@@ -85,14 +87,15 @@ Result<void> Pair<Driver>::meet(const std::string& names) {
   constexpr unsigned together = 32;
   const auto deadline = base::cycles() + base::ns_to_cycles(patience_ns);
   bool there = false, back = false;
-  std::uint64_t next = 0, taught = 0;
-  while (!there || !back || taught < addresses_) {
+  std::uint64_t next = 0, taught = 0, used = 0;
+  while (!there || !back || taught < addresses_ || used < receiver_.places()) {
     const auto now = base::cycles();
     if (now > deadline) {
       return fail("no frame comes from " + names + ": are both on the same switch?");
     }
     if (now > next) {  // not too many: a switch floods these
       if (!there || !back) sender_.send(1);
+      if (there && back) used += sender_.send(together);
       taught += back_sender_.send(back ? together : 1);
       next = now + base::ns_to_cycles(back ? 20'000 : 10'000'000);
     }
@@ -251,6 +254,25 @@ Result<void> check(const NetLoadConfig& config) {
 }
 
 }  // namespace
+
+Result<BareResult> NetLoad::bare_switch(const NetLoadConfig& config, int core,
+                                        const LoadTime& time) {
+  if (config.packed || config.tso) return fail("the bare switch is for split rings, without --tso");
+  if (auto ok = check(config); !ok) return base::Unexpected{ok.error()};
+  auto from = lone_nic(config);
+  if (!from) return base::Unexpected{from.error()};
+  auto to = lone_nic(config);
+  if (!to) return base::Unexpected{to.error()};
+  auto &source = **from, &sink = **to;
+  LoadOn<SplitDriver>::Pairs pairs;
+  pairs.push_back(std::make_unique<Pair<SplitDriver>>(config, 0, *std::move(from), *std::move(to)));
+  LoadOn<SplitDriver> load{config, std::move(pairs), {}, {}};
+  const auto moving = BareSwitch::start(source, sink, core);
+  if (!moving) return base::Unexpected{moving.error()};
+  auto result = load.run(time);
+  if (!result) return base::Unexpected{result.error()};
+  return BareResult{*std::move(result), (*moving)->busy_cycles(), (*moving)->frames()};
+}
 
 Result<std::unique_ptr<NetLoad>> NetLoad::make(const NetLoadConfig& config) {
   if (auto ok = check(config); !ok) return base::Unexpected{ok.error()};

@@ -39,12 +39,20 @@ struct NetResult : LoadResult {
   std::uint64_t sent = 0, wrong = 0;  // operations: frames received
 };
 
+// Of a load whose frames a BareSwitch moves: what that took, all of it since the start.
+struct BareResult : NetResult {
+  std::uint64_t busy_cycles = 0, moved = 0;
+};
+
 class NetLoad {
  public:
   // The driver's own speed: one NIC whose frames a thread on `core` takes (and brings) without
   // looking at them. `out` and `in` as above; split rings.
   static base::Result<NetResult> ceiling(const NetLoadConfig& config, int core,
                                          const LoadTime& time);
+  // What a switch costs at least: two NICs between which a BareSwitch on `core` moves the frames.
+  static base::Result<BareResult> bare_switch(const NetLoadConfig& config, int core,
+                                              const LoadTime& time);
   // Connects both, starts their queues, and lets the switch learn both addresses. Fails in one
   // line: nobody there, no such ring format, no frame arrives.
   static base::Result<std::unique_ptr<NetLoad>> make(const NetLoadConfig& config);

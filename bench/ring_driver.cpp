@@ -54,10 +54,19 @@ void SplitDriver::add(std::span<const Segment> chain) {
 }
 
 bool SplitDriver::publish() {
+  if (!show()) return false;
+  virtio::full_fence();
+  return wants_kick();
+}
+
+bool SplitDriver::show() {
   if (published_ == next_) return false;
   published_ = next_;
   virtio::store_release(&available_->index, base::le16{next_});
-  virtio::full_fence();
+  return true;
+}
+
+bool SplitDriver::wants_kick() const {
   return (virtio::load_once(&used_->flags).host() & wire::used_no_notify) == 0;
 }
 
@@ -116,10 +125,19 @@ void PackedDriver::add(std::span<const Segment> chain) {
 }
 
 bool PackedDriver::publish() {
+  if (!show()) return false;
+  virtio::full_fence();
+  return wants_kick();
+}
+
+bool PackedDriver::show() {
   if (held_ == nullptr) return false;
   virtio::store_release(&held_->flags, base::le16{held_flags_});
   held_ = nullptr;
-  virtio::full_fence();
+  return true;
+}
+
+bool PackedDriver::wants_kick() const {
   const auto flags = virtio::load_once(&device_->flags).host() & wire::event_flags_mask;
   return flags != wire::event_disable;
 }

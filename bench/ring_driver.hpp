@@ -56,6 +56,10 @@ class SplitDriver : public RingDriver {
   void add(std::span<const Segment> chain);
   // Makes what was added visible. True: the device wants to be kicked.
   bool publish();
+  // The same in parts, for a driver of many rings with one fence for all: show() answers whether
+  // there was anything, wants_kick() is for after a full fence.
+  bool show();
+  [[nodiscard]] bool wants_kick() const;
   // A buffer that came back: its place, free again, and the bytes that the device says it wrote.
   std::optional<Completed> reap();
 
@@ -75,6 +79,8 @@ class PackedDriver : public RingDriver {
 
   void add(std::span<const Segment> chain);
   bool publish();
+  bool show();
+  [[nodiscard]] bool wants_kick() const;
   std::optional<Completed> reap();
 
  private:

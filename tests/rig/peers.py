@@ -199,7 +199,7 @@ class StorageDaemon:
         self.child = Child(
             ["taskset", "-c", self.core, "qemu-storage-daemon",
              "--object", "iothread,id=io",
-             "--blockdev", f"driver=null-co,node-name=n,size={self.size},read-zeroes=off",
+             "--blockdev", f"driver=null-co,node-name=n,size={self.size},read-zeroes=on",
              "--export", "type=vhost-user-blk,id=e,node-name=n,writable=on,iothread=io,"
              f"addr.type=unix,addr.path={self.socket('')}"],
             os.path.join(self.work.path, "qsd.log"))

@@ -141,13 +141,17 @@ class Bench(SystemTest):
         with open(path, "wb") as file:
             file.write(os.urandom(1 << 20))
         for words in (("memcpy", "--size", 4096), ("driver", "--out", "--size", 64),
-                      ("driver", "--in", "--size", 1514), ("uring", "--file", path),
+                      ("driver", "--in", "--size", 1514), ("switch", "--size", 64),
+                      ("switch", "--size", 1514), ("uring", "--file", path),
                       ("uring", "--file", path, "--write", 100, "--depth", 1)):
             with self.subTest(words=words):
                 seen = self.figures("limit", *words)
                 self.assertGreater(seen["operations"], 0)
                 size = words[words.index("--size") + 1] if "--size" in words else 4096
                 self.assertEqual(seen["bytes"], seen["operations"] * size)
+                if words[0] == "switch":  # some frames in each run are compared byte by byte
+                    self.assertEqual(seen["wrong"], 0)
+                    self.assertGreater(seen["cycles"], 0)
         with open(path, "rb") as file:  # what was written is what the buffers had
             self.assertTrue(b"\x5a" * 4096 in file.read())
         seen = self.figures("limit", "wakeup", "--gap", 200)
