@@ -3,12 +3,12 @@
     millrace-bench compare [ROWS...] [--json FILE] [--rounds N] [--seconds S] [--limit S]
                            [--core N] [--client-core N] [--folder DIR]
 
-The same client (millrace-bench blk, net) drives millraced and each peer, in turns; who is not
-driven is stopped (SIGSTOP), so that one core serves both. Figures are medians of the rounds,
-compared are pairs of neighbours in time. Cycles are of the time-stamp counter in rounds that found
-work, as both sides count them; they say more than rates where the machine is shared. Everything
-has its default configuration but for what a row is about. A first run of each side compares every
-payload and is not counted.
+The same client (millrace-bench blk, net; in F1 and F2 one of somebody else's) drives millraced and
+each peer, in turns; who is not driven is stopped (SIGSTOP), so that one core serves both. Figures
+are medians of the rounds, compared are pairs of neighbours in time. Cycles are of the time-stamp
+counter in rounds that found work, as both sides count them; they say more than rates where the
+machine is shared. Everything has its default configuration but for what a row is about. A first run
+of each side compares every payload and is not counted.
 
     N1, N2   frames guest, switch, guest, 64 and 1500 bytes; beside OVS-DPDK's learning switch
     N3       the same with TCP segments of 64 KiB; OVS with userspace-tso-enable
@@ -21,6 +21,8 @@ payload and is not counted.
     B4       a file with O_DIRECT, beside bare io_uring
     B5       64 disks beside one
     I1       adaptive beside poll mode, 200 idle devices, the wake-up beside a bare one
+    F1, F2   clients of others, beside OVS-DPDK: frames of dpdk-testpmd's virtio-user, and ping
+             between two Linux guests of QEMU's
 
 As root, on two cores. Status 0: everything was measured, whatever came out; 1: not everything."""
 
@@ -34,12 +36,12 @@ import time
 
 from tests.rig.process import RigError, Workspace
 
-from . import machine, rows_blk, rows_net
+from . import machine, rows_blk, rows_foreign, rows_net
 from .tables import cells, header, line_of
 
-GROUPS = rows_net.GROUPS + rows_blk.GROUPS
+GROUPS = rows_net.GROUPS + rows_blk.GROUPS + rows_foreign.GROUPS
 ROWS = sorted({row for rows, _ in GROUPS for row in rows},
-              key=lambda row: ("NBI".index(row[0]), row))
+              key=lambda row: ("NBIF".index(row[0]), row))
 SET_UP_MOST = 60  # seconds for a group's contestants to start
 
 

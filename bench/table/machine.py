@@ -9,7 +9,7 @@ import subprocess
 from tests.rig import settings
 
 PEERS = {"openvswitch-switch-dpdk": "openvswitch-switch-dpdk", "dpdk": "dpdk",
-         "qemu-storage-daemon": "qemu-system-common"}
+         "qemu-storage-daemon": "qemu-system-common", "qemu-system-x86": "qemu-system-x86"}
 FLAGS = ("sse4_2", "avx2", "avx512f", "avx512vl", "erms", "fsrm", "constant_tsc", "hypervisor")
 OPTIONS = ("buildtype", "optimization", "b_lto", "b_ndebug", "sanitize", "cpp_args")
 

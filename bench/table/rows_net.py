@@ -31,13 +31,18 @@ def against_switch(bench, stack, tso):
     return ours, switch
 
 
+def limit(bench, *words):
+    """What `millrace-bench limit` finds on the two cores of the comparison."""
+    return json.loads(run([
+        settings.program("millrace-bench"), "limit", *map(str, words), "--json",
+        "--core", bench.client_core, "--other", bench.core, "--seconds", 0.5,
+        "--warm-up", 0.2], timeout=30).stdout)
+
+
 def bare_switch(bench, size):
     """What the processor charges for moving the frames, with no switch around it."""
     def note():
-        seen = json.loads(run([
-            settings.program("millrace-bench"), "limit", "switch", "--size", str(size), "--json",
-            "--core", bench.client_core, "--other", bench.core, "--seconds", 0.5,
-            "--warm-up", 0.2], timeout=30).stdout)
+        seen = limit(bench, "switch", "--size", size)
         return f"the copy from ring to ring alone: {seen['cycles']:.0f} cycles"
     return note
 
@@ -78,10 +83,7 @@ def segments(bench, stack):
 def ceiling(bench, *words):
     """What the client does where the device costs nothing."""
     def note():
-        seen = json.loads(run([
-            settings.program("millrace-bench"), "limit", "driver", *map(str, words), "--json",
-            "--core", bench.client_core, "--other", bench.core, "--seconds", 0.5,
-            "--warm-up", 0.2], timeout=30).stdout)
+        seen = limit(bench, "driver", *words)
         return f"the client alone: {seen['per_second'] / 1e6:.1f} M/s"
     return note
 

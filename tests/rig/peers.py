@@ -8,7 +8,7 @@ import signal
 from .process import Child, RigError, run, tail, wait_for
 from .testpmd import Testpmd
 
-_OVS = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
+OVS = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
 _SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 
 
@@ -54,7 +54,7 @@ class OpenVSwitch:
     options = ("--listen",)  # its ports connect to us; those that listen take no TSO
 
     def __init__(self, work, core, ports=("a", "b"), tso=False):
-        if not os.access(_OVS, os.X_OK):
+        if not os.access(OVS, os.X_OK):
             raise RigError("there is no OVS with DPDK: apt-get install openvswitch-switch-dpdk")
         self.folder = os.path.join(work.path, "ovs")
         self.core, self.ports, self.tso = core, ports, tso
@@ -97,7 +97,7 @@ class OpenVSwitch:
                    f"other_config:userspace-tso-enable={str(self.tso).lower()}",
                    f'other_config:dpdk-extra="--no-pci --file-prefix={self.prefix}"')
         self.ctl = f"{self.folder}/vswitchd.ctl"
-        self.switch = Child([_OVS, self.db, f"--unixctl={self.ctl}"], f"{self.folder}/vswitchd.log",
+        self.switch = Child([OVS, self.db, f"--unixctl={self.ctl}"], f"{self.folder}/vswitchd.log",
                             env=environment)
         self.children.append(self.switch)
         wait_for("OVS", lambda: self.switch.expect_running() and os.path.exists(self.ctl), 60)

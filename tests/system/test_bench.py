@@ -8,9 +8,13 @@ from xml.etree import ElementTree
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from tests.rig import pcap, settings
+from bench.table import compare, guests, virtio_user
+from bench.table.contestants import Millrace
+from bench.table.lines import PERCENTILES
+from tests.rig import pcap, peers, settings
 from tests.rig.case import SystemTest, main
 from tests.rig.daemon import Daemon
+from tests.rig.process import RigError
 
 
 class Bench(SystemTest):
@@ -206,6 +210,89 @@ class Table(SystemTest):
         self.assertGreaterEqual(len(list(root.iter("svg"))), 1)
         self.assertNotIn("http", text)  # nothing from elsewhere
 
+    def contestants(self, row, **keys):
+        """What a row knows, and two of our daemons: one whose sockets clients come to, one that
+        comes to the clients'. `keys` are port b's own."""
+        if len(os.sched_getaffinity(0)) < 2:
+            self.skipTest("a comparison takes two cores")
+        bench = compare.Bench(compare.parse([row, "--seconds", "0.2"]), self.work)
+
+        def daemon(mode):
+            def set_up(daemon):
+                daemon.port("a", mode=mode)
+                daemon.port("b", mode=mode, **keys)
+            return self.use(Millrace(bench.work, bench.core, set_up, name=mode))
+        each = daemon("listen"), daemon("connect")
+        each[1].options = ("--listen",)
+        return bench, each
+
+    def counted(self, contestant, name, counter):
+        return contestant.daemon.ask("query-counters")["ports"][name][counter]
+
+    def test_frames_of_testpmd(self):
+        """dpdk-testpmd's frames arrive as they were sent; those that are counted are the daemon's,
+        and go to an address that it has learnt. Both kinds of socket, both ring formats."""
+        bench, each = self.contestants("F1")
+        self.use(peers.HugePages(64))
+        for contestant, packed in zip(each, (False, True)):
+            with self.subTest(packed=packed), \
+                    virtio_user.TestpmdSide(contestant, 1514, packed) as side:
+                self.assertEqual(side.verify(bench), f"{virtio_user.VERIFIED} frames")
+                side.once(bench)  # and starts the client, which sends a few frames of its own
+                before = self.counted(contestant, "b", "rx_packets")
+                seen = side.once(bench)
+                arrived = self.counted(contestant, "b", "rx_packets") - before
+                self.assertGreater(seen["per_second"], 0)
+                self.assertGreater(seen["cycles"], 0)
+                # Each time a ring's worth at most is left that the client has not looked at.
+                self.assertLessEqual(abs(arrived - seen["all_operations"]), virtio_user.RING)
+                learnt = {entry["mac"]: entry["port"]
+                          for entry in contestant.daemon.ask("query-addresses")}
+                self.assertEqual((learnt[virtio_user.FROM], learnt[virtio_user.TO]), ("a", "b"))
+
+    def test_frames_that_do_not_arrive(self):
+        """A switch that brings no frame from one NIC to the other is no contestant."""
+        bench, (contestant, _) = self.contestants("F1", vlan=5)
+        self.use(peers.HugePages(64))
+        with virtio_user.TestpmdSide(contestant, 64) as side:
+            with self.assertRaisesRegex(RigError, "in vain for frames .* at millraced"):
+                side.verify(bench)
+
+    def test_round_trips_of_linux(self):
+        """A pair of guests exchanges as many pings as were asked for, and a file, through each of
+        the contestants that it has NICs at, and through no other."""
+        bench, each = self.contestants("F2")
+        pair = self.use(guests.GuestPair(bench.work, each))
+        pair.keep_to(bench.client_core)
+        for contestant, other in (each, each[::-1]):
+            side = guests.PingSide(pair, contestant)
+            other.pause()
+            self.assertIn("bytes", side.verify(bench))
+            before = self.counted(contestant, "a", "tx_packets")
+            seen = side.once(bench)
+            self.assertEqual(seen["all_operations"], 200)
+            self.assertGreaterEqual(self.counted(contestant, "a", "tx_packets") - before, 200)
+            latency = [seen["latency_us"][name] for name in PERCENTILES]
+            self.assertGreater(latency[0], 0)
+            self.assertEqual(latency, sorted(latency))
+            other.resume()
+
+    def test_clients_of_others(self):
+        """The rows of foreign clients, beside the peer itself."""
+        if not os.path.exists(peers.OVS):
+            self.skipTest("there is no OVS with DPDK")
+        result = self.work / "r.json"
+        self.words("compare", "F1", "F2", "--rounds", 1, "--seconds", 0.2, "--json", result)
+        with open(result) as file:
+            rows = json.load(file)["rows"]
+        self.assertEqual([(row["row"], row["figure"]) for row in rows],
+                         3 * [("F1", "cycles"), ("F1", "rate")] +
+                         2 * [("F2", "p50"), ("F2", "p99")])
+        for row in rows:
+            for side in ("ours", "theirs"):
+                self.assertGreater(row[side][row["figure"]], 0)
+                self.assertRegex(row["verified"][side], "^800 frames|bytes through TCP")
+
     def test_report_of_all_kinds(self):
         """Ratios, differences, figures of their own, latencies, and what could not be measured."""
         side = {"name": "one", "command": "x", "rate": 2e6, "cycles": 100, "p50": 10, "p99": 20,
@@ -266,12 +353,14 @@ class Table(SystemTest):
         """A peer that is not installed is a row that says which package has it."""
         os.mkdir(self.work / "bin")
         os.symlink(sys.executable, self.work / "bin/python3")
-        done = subprocess.run([settings.program("millrace-bench"), "compare", "B2"], text=True,
+        packages = {"B2": "qemu-system-common", "F1": "dpdk-dev", "F2": "qemu-system-x86"}
+        done = subprocess.run([settings.program("millrace-bench"), "compare", *packages], text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60,
                               env={**os.environ, "PATH": self.work / "bin"})
         self.assertEqual(done.returncode, 1, done.stdout)
-        row, = [line for line in done.stdout.splitlines() if line.startswith("| B2 |")]
-        self.assertIn("apt-get install qemu-system-common", row)
+        for name, package in packages.items():
+            row, = [line for line in done.stdout.splitlines() if line.startswith(f"| {name} |")]
+            self.assertIn(f"apt-get install {package} ", row)
 
     def test_time_limit(self):
         """A table that takes too long ends, says so in its rows, and leaves nothing behind."""
