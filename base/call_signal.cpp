@@ -6,8 +6,10 @@
 #include <sys/syscall.h>
 
 #include <array>
+#include <atomic>
 #include <bit>
 #include <cerrno>
+#include <utility>
 
 #include "base/error.hpp"
 
@@ -102,12 +104,27 @@ Result<std::unique_ptr<CallSignal>> CallSignal::make() {
 }
 
 void CallSignal::signal(int eventfd) noexcept {
-  if (state_->queued == batch_max) flush();
+  if (state_->queued == batch_max) send();
   state_->requests[state_->queued++].aio_resfd = static_cast<std::uint32_t>(eventfd);
 }
 
 void CallSignal::flush() noexcept {
-  if (state_->queued == 0) return;
+  if (askers_ != nullptr) ask_all();
+  if (state_->queued != 0) send();
+}
+
+// The other side says what it wants, then looks at what was shown; we showed, and now look at what
+// it wants. Without the fence both can miss each other.
+void CallSignal::ask_all() noexcept {
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  for (CallAsker* asker = std::exchange(askers_, nullptr); asker != nullptr;) {
+    CallAsker& now = *std::exchange(asker, asker->next_);
+    now.asks_ = false;
+    now.ask(*this);
+  }
+}
+
+void CallSignal::send() noexcept {
   bool retried = false;
   for (unsigned first = 0; first < state_->queued;) {
     const auto taken = state_->submit(first);

@@ -16,6 +16,23 @@
 
 namespace millrace::base {
 
+class CallSignal;
+
+// Somebody who shows the other side something during a round, and asks afterwards whether that one
+// wants to be called for it: once a round, whatever was shown, and after one fence for everybody.
+class CallAsker {
+ public:
+  virtual ~CallAsker() = default;
+  // What was shown is visible to all who do not yet see it said here that they are called:
+  // a full fence lies between the two. Signals through `calls` what is wanted.
+  virtual void ask(CallSignal& calls) noexcept = 0;
+
+ private:
+  friend class CallSignal;
+  CallAsker* next_ = nullptr;  // of those who ask in this round
+  bool asks_ = false;
+};
+
 class CallSignal {
  public:
   static constexpr unsigned batch_max = 128;
@@ -30,7 +47,15 @@ class CallSignal {
   // Queues a signal for `eventfd`, which must stay open until flush(). Flushes when the batch is
   // full.
   void signal(int eventfd) noexcept;
-  // Sends what is queued. A descriptor that the kernel refuses is counted, never an error of ours.
+  // `asker`, which must stay until flush(), is asked then, once.
+  void ask_later(CallAsker& asker) noexcept {
+    if (asker.asks_) return;
+    asker.asks_ = true;
+    asker.next_ = askers_;
+    askers_ = &asker;
+  }
+  // Asks who is to be asked, and sends what is queued. A descriptor that the kernel refuses is
+  // counted, never an error of ours.
   void flush() noexcept;
 
   Counter sent;     // signals handed to the kernel
@@ -39,7 +64,10 @@ class CallSignal {
  private:
   struct State;
   explicit CallSignal(std::unique_ptr<State> state);
+  void ask_all() noexcept;
+  void send() noexcept;
   std::unique_ptr<State> state_;
+  CallAsker* askers_ = nullptr;
 };
 
 }  // namespace millrace::base

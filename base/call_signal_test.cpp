@@ -85,6 +85,52 @@ TEST_F(CallSignalTest, AFullBatchGoesOutByItself) {
   EXPECT_EQ(take(fd), 1u);
 }
 
+// Wants a call, `again` times more than it is asked.
+class Asker final : public CallAsker {
+ public:
+  explicit Asker(int fd, int again = 0) : fd_{fd}, again_{again} {}
+  void ask(CallSignal& calls) noexcept override {
+    ++asked;
+    calls.signal(fd_);
+    if (again_-- > 0) calls.ask_later(*this);
+  }
+  int asked = 0;
+
+ private:
+  const int fd_;
+  int again_;
+};
+
+TEST_F(CallSignalTest, AsksOnceARoundAndSignalsWhatIsWanted) {
+  const auto fd = make_eventfd();
+  Asker one{fd.get()}, other{fd.get(), 1};
+  for (int i = 0; i < 3; ++i) calls_->ask_later(one);
+  calls_->ask_later(other);
+  calls_->ask_later(one);
+  EXPECT_EQ(one.asked + other.asked, 0);
+  calls_->flush();
+  EXPECT_EQ(one.asked, 1);
+  EXPECT_EQ(other.asked, 1);
+  EXPECT_EQ(take(fd), 2u);
+  calls_->flush();  // one that asks while it is asked has its turn in the next round
+  EXPECT_EQ(one.asked, 1);
+  EXPECT_EQ(other.asked, 2);
+  EXPECT_EQ(take(fd), 1u);
+  calls_->ask_later(one);
+  calls_->flush();
+  EXPECT_EQ(one.asked, 2);
+}
+
+TEST_F(CallSignalTest, ManyAskersFillMoreThanABatch) {
+  const auto fd = make_eventfd();
+  std::vector<Asker> askers(3 * CallSignal::batch_max + 1, Asker{fd.get()});
+  for (int round = 0; round < 3; ++round) {
+    for (auto& asker : askers) calls_->ask_later(asker);
+    calls_->flush();
+    EXPECT_EQ(take(fd), askers.size());
+  }
+}
+
 TEST_F(CallSignalTest, ARefusedDescriptorStopsNobodyElse) {
   int ends[2];
   ASSERT_EQ(::pipe2(ends, O_NONBLOCK), 0);

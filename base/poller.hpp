@@ -13,6 +13,13 @@
 
 namespace millrace::base {
 
+// A word that another party writes, and what it is for as long as there is nothing to do. No word:
+// one has to look.
+struct Glance {
+  const std::uint16_t* word = nullptr;
+  std::uint16_t idle = 0;
+};
+
 class Poller {
  public:
   static constexpr std::uint64_t sleep_for_ever = std::numeric_limits<std::uint64_t>::max();
@@ -20,6 +27,9 @@ class Poller {
   virtual ~Poller() = default;
   // One bounded visit. Returns true if any work was done.
   virtual bool poll() noexcept = 0;
+  // A visit is about to come, after somebody else's: bring near what it begins with. Called where
+  // the word that was looked at is another.
+  virtual void come_near() noexcept {}
   // Turns notifications on. Returns true if work was found after turning them on: do not sleep.
   virtual bool arm() noexcept = 0;
   // Turns notifications off.
@@ -37,8 +47,26 @@ class Poller {
   // the rounds that its reactors measured. Thread: any.
   [[nodiscard]] std::uint64_t busy_cycles() const noexcept { return busy_cycles_.get(); }
 
+  // Whether the word that was looked at last says that a visit would find nothing. Thread: the
+  // reactor.
+  [[nodiscard]] bool nothing_new() const noexcept {
+    return glance_.word != nullptr &&
+           __atomic_load_n(glance_.word, __ATOMIC_RELAXED) == glance_.idle;
+  }
+
+ protected:
+  // Said at the end of poll(): a visit would find nothing until that word is another, so that a
+  // reactor with many sources looks at one word of each. It holds until the next visit, or until a
+  // command has run here or a guest has lost memory: then every source is visited once.
+  void look_at(Glance glance) noexcept { glance_ = glance; }
+
  private:
   friend class Reactor;
+  bool visit() noexcept {
+    glance_ = {};
+    return poll();
+  }
+  Glance glance_;
   std::uint64_t worked_at_ = 0;  // TSC of the round in which poll() last found work
   Counter busy_cycles_;
 };

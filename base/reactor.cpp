@@ -15,6 +15,7 @@
 #include "base/cores.hpp"
 #include "base/error.hpp"
 #include "base/log.hpp"
+#include "base/mapping.hpp"
 
 namespace millrace::base {
 
@@ -140,6 +141,7 @@ Command* Reactor::take_done() noexcept {
 void Reactor::add(Poller& poller) noexcept {
   CHECK(pollers_.size() + resting_.size() < pollers_max);
   poller.worked_at_ = round_cycles_;
+  poller.glance_ = {};
   pollers_.push_back(&poller);
 }
 
@@ -184,6 +186,7 @@ void Reactor::unwatch(int fd) noexcept {
 
 void Reactor::complete(Command& command) noexcept {
   calls_->flush();
+  visit_all_next();  // what the command did may have been to any of them
   CHECK(done_.push(&command));
   done_unsaid_ = true;
 }
@@ -204,11 +207,26 @@ bool Reactor::drain_mailbox() noexcept {
     ++count;
     if (command->run(*this) == Progress::done) complete(*command);
   }
-  if (count != 0) counters_.commands.add(count);
-  return count != 0;
+  if (count == 0) return false;
+  counters_.commands.add(count);
+  visit_all_next();
+  return true;
+}
+
+// What the words that pollers look at have said so far is void.
+void Reactor::visit_all_next() noexcept {
+  for (const auto* list : {&pollers_, &resting_}) {
+    for (auto* poller : *list) {
+      if (poller != nullptr) poller->glance_ = {};
+    }
+  }
 }
 
 bool Reactor::poll_all() noexcept {
+  if (const auto faults = memory_fault_count(); faults != memory_faults_seen_) [[unlikely]] {
+    memory_faults_seen_ = faults;
+    visit_all_next();
+  }
   bool busy = --rounds_to_measure_ == 0 ? poll_and_measure() : poll_working();
   if (!resting_.empty()) busy |= poll_resting();
   put_to_rest();
@@ -221,12 +239,24 @@ bool Reactor::poll_working() noexcept {
   // By index: a poller may add another.
   for (std::size_t i = 0; i < pollers_.size(); ++i) {
     auto* poller = pollers_[i];
-    if (poller == nullptr || !poller->poll()) continue;
+    if (poller == nullptr || poller->nothing_new()) continue;
+    look_ahead(i + 1);
+    if (!poller->visit()) continue;
     busy = true;
     // One that took itself off may be gone.
     if (pollers_[i] == poller) poller->worked_at_ = round_cycles_;
   }
   return busy;
+}
+
+// While one is visited, the word of the one after the next and what the next begins with come near.
+void Reactor::look_ahead(std::size_t next) noexcept {
+  if (next + 1 < pollers_.size() && pollers_[next + 1] != nullptr) {
+    __builtin_prefetch(pollers_[next + 1]->glance_.word);
+  }
+  if (next >= pollers_.size() || pollers_[next] == nullptr) return;
+  auto& poller = *pollers_[next];
+  if (poller.glance_.word != nullptr && !poller.nothing_new()) poller.come_near();
 }
 
 // The same with the clock read between two pollers. What a resting one finds is not measured: it
@@ -238,9 +268,9 @@ bool Reactor::poll_and_measure() noexcept {
   auto begin = cycles();
   for (std::size_t i = 0; i < pollers_.size(); ++i) {
     auto* poller = pollers_[i];
-    if (poller == nullptr) continue;
+    if (poller == nullptr || poller->nothing_new()) continue;
     attributed_ = 0;
-    const bool worked = poller->poll();
+    const bool worked = poller->visit();
     const auto end = cycles();
     // One that took itself off may be gone.
     if (worked && pollers_[i] == poller) {
@@ -263,7 +293,7 @@ bool Reactor::poll_resting() noexcept {
     if (next_resting_ >= resting_.size()) next_resting_ = 0;
     const std::size_t at = next_resting_++;
     auto* poller = resting_[at];
-    if (poller == nullptr || !poller->poll()) continue;
+    if (poller == nullptr || poller->nothing_new() || !poller->visit()) continue;
     busy = true;
     if (resting_[at] == poller) stir(*poller);
   }

@@ -113,7 +113,9 @@ class Reactor {
   void run() noexcept;
   bool drain_mailbox() noexcept;
   bool poll_all() noexcept;
+  void visit_all_next() noexcept;
   bool poll_working() noexcept;
+  void look_ahead(std::size_t next) noexcept;
   bool poll_and_measure() noexcept;
   bool poll_resting() noexcept;
   void put_to_rest() noexcept;
@@ -145,6 +147,7 @@ class Reactor {
   bool removed_ = false, done_unsaid_ = false, measuring_ = false;
   unsigned rounds_to_measure_ = measure_every;
   std::uint64_t round_cycles_ = 0, idle_since_ = 0, attributed_ = 0;
+  std::uint64_t memory_faults_seen_ = 0;
   ReactorCounters counters_;
 
   // Read by whoever wakes this reactor; written twice a sleep.

@@ -11,6 +11,10 @@ using virtio::Fault;
 using virtio::Take;
 using virtio::wire::BlkStatus;
 
+namespace {
+constexpr unsigned ahead = 8;  // requests whose first lines are asked for at once
+}  // namespace
+
 unsigned Worker::depth(std::uint32_t size) {
   return std::clamp<unsigned>(size, 1, limits::requests_max);
 }
@@ -45,15 +49,21 @@ bool Worker::poll() noexcept {
   // Give before take: what is finished frees room. Once more at the end, for a backend that is done
   // within the visit.
   bool busy = finish();
+  glance_ = {};
   IoList burst;
   if (takes() && take(burst)) busy = true;
   if (!burst.empty()) channel_->submit(burst);
   if (channel_->pending() && finish()) busy = true;
-  queue().check_memory(reactor_->calls());
+  const bool lost = queue().check_memory(reactor_->calls());
+  if (!lost && pool_.in_flight() == 0 && !channel_->pending()) look_at(glance_);
   if (!busy) return false;
   queue().publish_and_call(reactor_->calls());
   note_in_flight();
   return true;
+}
+
+void Worker::come_near() noexcept {
+  if (takes()) queue().with_ring([](auto& ring) { ring.look(ahead); });
 }
 
 bool Worker::arm() noexcept {
@@ -79,13 +89,17 @@ void Worker::note_disk() noexcept {
 
 bool Worker::take(IoList& burst) noexcept {
   unsigned taken = 0;
-  const std::uint64_t now = base::cycles();
+  std::uint64_t now = 0;
   queue().with_ring([&](auto& ring) {
+    ring.look(limits::take_budget);
     while (taken < limits::take_budget && !pool_.exhausted()) {
+      // Header and status lie in one line as drivers have them: it is wanted to be written.
+      if (taken % ahead == 0) ring.prefetch_to_write(ahead, true);
       const Take took = ring.take(*chain_);
       if (took == Take::fault) queue().poison(ring.fault(), reactor_->calls());
+      if (took == Take::empty) glance_ = ring.glance();
       if (took != Take::chain) break;
-      ++taken;
+      if (++taken == 1) now = base::cycles();
       note_disk();
       if (!accept(ring, burst, now)) break;
     }

@@ -34,6 +34,7 @@ class Worker final : public virtio::QueueWorker {
   [[nodiscard]] static unsigned depth(std::uint32_t size);
 
   bool poll() noexcept override;
+  void come_near() noexcept override;
   bool arm() noexcept override;
   void disarm() noexcept override;
   [[nodiscard]] bool may_rest() const noexcept override {
@@ -78,6 +79,7 @@ class Worker final : public virtio::QueueWorker {
   Rules rules_;
   bool write_through_ = false, flush_due_ = false;
   bool quiescing_ = false;
+  base::Glance glance_;  // of the ring, where this visit emptied it
   base::Reactor* reactor_ = nullptr;
 };
 

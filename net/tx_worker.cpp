@@ -34,6 +34,7 @@ void TxWorker::attached(base::Reactor& reactor) noexcept {
   reactor_ = &reactor;
   side_ = sides_[reactor.index()];
   quiesced_ = false;
+  choose_lender();
   was_enabled_ = was_enabled_ || queue().enabled();
   disarm();
 }
@@ -50,16 +51,47 @@ bool TxWorker::holding() noexcept {
   return reactor_ == nullptr || quiesced_ || !was_enabled_ || queue().fault() != Fault::none;
 }
 
+void TxWorker::set_lending(bool lends, std::unique_ptr<Loans>& fresh) noexcept {
+  // What follows a loan in an ordered ring would have to wait for it.
+  lends_ = lends && (features_ & virtio::feature::in_order) == 0;
+  if (lends_ && loans_ == nullptr) loans_.swap(fresh);
+  choose_lender();
+}
+
+void TxWorker::choose_lender() noexcept {
+  const bool may = lends_ && !quiesced_ && !changing_memory_;
+  lender_ = may ? loans_.get() : nullptr;
+}
+
+bool TxWorker::memory_released() noexcept {
+  changing_memory_ = !drained();
+  choose_lender();
+  return !changing_memory_;
+}
+
+bool TxWorker::publish_returned() noexcept {
+  const std::size_t count = loans_->take_returned();
+  if (count == 0) return false;
+  pacer_.publish(queue(), count, *reactor_);
+  return true;
+}
+
 void TxWorker::quiesce() noexcept {
   quiesced_ = true;
+  choose_lender();
   pacer_.flush(queue(), reactor_->calls());
 }
 
 bool TxWorker::poll() noexcept {
   // What is owed is sent in any case: a reactor does not sleep over it.
-  if (holding()) return reactor_ != nullptr && pacer_.poll(queue(), *reactor_);
-  const bool busy = queue().with_ring([this](auto& ring) { return visit(ring); });
+  bool busy = loans_ != nullptr && reactor_ != nullptr && publish_returned();
+  if (holding()) return (reactor_ != nullptr && pacer_.poll(queue(), *reactor_)) || busy;
+  busy = queue().with_ring([this](auto& ring) { return visit(ring); }) || busy;
   return pacer_.poll(queue(), *reactor_) || busy;
+}
+
+void TxWorker::come_near() noexcept {
+  if (!holding()) queue().with_ring([](auto& ring) { ring.look(vswitch::burst_max); });
 }
 
 std::uint64_t TxWorker::sleep_ns_max() const noexcept {
@@ -67,6 +99,7 @@ std::uint64_t TxWorker::sleep_ns_max() const noexcept {
 }
 
 bool TxWorker::arm() noexcept {
+  if (loans_ != nullptr && loans_->returned()) return true;
   if (holding()) return false;
   return queue().with_ring([](auto& ring) { return ring.arm(); });
 }
@@ -80,13 +113,37 @@ bool TxWorker::visit(R& ring) noexcept {
   const Take last = collect(ring);
   // Of the next burst: the descriptors now, the frames once the descriptors are here.
   if (taken_ > 0) ring.prefetch(vswitch::burst_max);
+  if (lender_ != nullptr) offer_to_lend();
   if (count_ > 0) forward();
   if (taken_ > 0) ring.prefetch_to_read(vswitch::burst_max);
-  for (std::size_t i = 0; i < taken_; ++i) ring.give(tickets_[i], 0);
+  give_back(ring);
   if (taken_ > 0) pacer_.publish(queue(), taken_, *reactor_);
   if (last == Take::fault) queue().poison(ring.fault(), reactor_->calls());
-  queue().check_memory(reactor_->calls());
+  const bool lost = queue().check_memory(reactor_->calls());
+  if (last == Take::empty && !lost && !pacer_.paces() && !owes()) look_at(ring.glance());
   return taken_ > 0;
+}
+
+// Buffers that come back, or came, without the driver's doing.
+bool TxWorker::owes() const noexcept {
+  return loans_ != nullptr && (loans_->out() != 0 || loans_->returned());
+}
+
+void TxWorker::offer_to_lend() noexcept {
+  loans_->begin_visit({tickets_.data(), taken_});
+  for (std::size_t i = 0; i < count_; ++i) packets_[i].completion = lender_;
+}
+
+template <class R>
+void TxWorker::give_back(R& ring) noexcept {
+  if (lender_ == nullptr || !loans_->any_in_visit()) [[likely]] {
+    for (std::size_t i = 0; i < taken_; ++i) ring.give(tickets_[i], 0);
+    return;
+  }
+  for (std::size_t i = 0; i < taken_; ++i) {
+    if (!loans_->holds(i)) ring.give(tickets_[i], 0);
+  }
+  loans_->end_visit();
 }
 
 template <class R>
@@ -122,7 +179,7 @@ bool TxWorker::describe(Packet& packet, const std::byte*& head) noexcept {
   packet.priority = 0;
   packet.flow_hash = 0;
   packet.completion = nullptr;
-  packet.token = 0;
+  packet.token = static_cast<std::uint32_t>(taken_ - 1);
   const std::size_t fetched = header_size_ + packet.header_size;
   if (segments.front().size >= fetched) [[likely]] {
     head = segments.front().data;

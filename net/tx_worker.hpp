@@ -2,9 +2,10 @@
 //
 // One visit: take a burst and ask for the beginnings of its frames, fetch each virtio_net_hdr and
 // frame header once, forward, give every chain back, signal once. Nothing is in flight between
-// visits. A frame that cannot be one (shorter than an Ethernet header, an offload that was not
-// negotiated) is dropped and counted; a fault of the ring poisons the queue. The offload request is
-// checked against the frame by the Bridge.
+// visits, but for what is lent to a device (loans.hpp), where lending was turned on. A frame that
+// cannot be one (shorter than an Ethernet header, an offload that was not negotiated) is dropped
+// and counted; a fault of the ring poisons the queue. The offload request is checked against the
+// frame by the Bridge.
 //
 // A ring that was enabled and then disabled is emptied without sending (vhost-user, "Ring states");
 // one that was not enabled yet keeps its frames until it is.
@@ -16,6 +17,7 @@
 #include <memory>
 
 #include "net/call_pacer.hpp"
+#include "net/loans.hpp"
 #include "net/switch_side.hpp"
 #include "switch/packet.hpp"
 #include "virtio/chain.hpp"
@@ -30,19 +32,28 @@ class TxWorker final : public virtio::QueueWorker {
            SwitchSides sides);
 
   bool poll() noexcept override;
+  void come_near() noexcept override;
   bool arm() noexcept override;
   void disarm() noexcept override;
   [[nodiscard]] std::uint64_t sleep_ns_max() const noexcept override;
-  [[nodiscard]] bool may_rest() const noexcept override { return !pacer_.owes(); }
+  // What is lent comes back from outside of poll(), which has to publish it.
+  [[nodiscard]] bool may_rest() const noexcept override {
+    return !pacer_.owes() && (loans_ == nullptr || (loans_->out() == 0 && !loans_->returned()));
+  }
   // How calls to the driver are held back from now on.
   void set_pace(const Pace& pace) noexcept { pacer_.set(pace, queue(), reactor_->calls()); }
+
+  // Whether packets may be held beyond their delivery (Packet::completion). `fresh`: made by
+  // control; what is not needed of it stays there.
+  void set_lending(bool lends, std::unique_ptr<Loans>& fresh) noexcept;
 
   [[nodiscard]] bool can_move() const noexcept override { return true; }
   void attached(base::Reactor& reactor) noexcept override;
   void enabled_changed(bool enabled) noexcept override;
   void quiesce() noexcept override;
-  [[nodiscard]] bool drained() noexcept override { return true; }
-  [[nodiscard]] bool memory_released() noexcept override { return true; }
+  [[nodiscard]] bool drained() noexcept override { return loans_ == nullptr || loans_->out() == 0; }
+  // Nothing is lent until all of the old memory came back.
+  [[nodiscard]] bool memory_released() noexcept override;
   void detached(base::Reactor& reactor) noexcept override;
 
   // Frames handed to the switch. Thread: any.
@@ -51,6 +62,14 @@ class TxWorker final : public virtio::QueueWorker {
  private:
   // Frames stay in the ring: not enabled yet, stopping, or poisoned.
   [[nodiscard]] bool holding() noexcept;
+  // Publishes what came back. True: there was some.
+  bool publish_returned() noexcept;
+  // What this visit took may be lent.
+  void offer_to_lend() noexcept;
+  [[nodiscard]] bool owes() const noexcept;
+  template <class R>
+  void give_back(R& ring) noexcept;
+  void choose_lender() noexcept;
   template <class R>
   bool visit(R& ring) noexcept;
   // Fills tickets_, and packets_ but for their headers; returns the ring's last word.
@@ -73,6 +92,9 @@ class TxWorker final : public virtio::QueueWorker {
   bool was_enabled_ = false;
   CallPacer pacer_;
   QueueTraffic traffic_;
+  std::unique_ptr<Loans> loans_;           // null: lending was never turned on
+  vswitch::Completion* lender_ = nullptr;  // of the packets that are taken now
+  bool lends_ = false, changing_memory_ = false;
 
   std::size_t taken_ = 0, count_ = 0;  // of tickets_ and packets_ in this burst
   bool bounce_used_ = false;

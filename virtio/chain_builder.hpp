@@ -25,7 +25,7 @@ struct ChainHints {
 };
 
 // Bring the beginning of a buffer near: its first two cache lines, which hold a net header and the
-// headers of a frame, or a table's first descriptors. Any address is safe.
+// headers of a frame, or a table's first descriptors; or the first alone. Any address is safe.
 inline void prefetch_read(const GuestMemory& memory, std::uint64_t address,
                           GuestMemory::Hint& hint) noexcept {
   const auto* const data = memory.translate(address, 1, hint).data();
@@ -33,10 +33,10 @@ inline void prefetch_read(const GuestMemory& memory, std::uint64_t address,
   __builtin_prefetch(data + 64, 0);
 }
 inline void prefetch_write(const GuestMemory& memory, std::uint64_t address,
-                           GuestMemory::Hint& hint) noexcept {
+                           GuestMemory::Hint& hint, bool one_line = false) noexcept {
   const auto* const data = memory.translate(address, 1, hint).data();
   __builtin_prefetch(data, 1);
-  __builtin_prefetch(data + 64, 1);
+  if (!one_line) __builtin_prefetch(data + 64, 1);
 }
 
 class ChainBuilder {

@@ -53,6 +53,8 @@ class Device {
   [[nodiscard]] virtual unsigned queues_max() const = 0;
   // The configuration space of this device type as of now. Valid until the next call.
   [[nodiscard]] virtual std::span<const std::byte> config() const = 0;
+  // Whether a front-end is offered that space; if not, it makes one of its own.
+  [[nodiscard]] virtual bool offers_config() const { return true; }
   // A driver's write (SET_CONFIG). Refused where the field is not writable.
   virtual base::Result<void> write_config(std::uint32_t offset,
                                           std::span<const std::byte> bytes) = 0;

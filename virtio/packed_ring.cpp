@@ -1,6 +1,7 @@
 #include "virtio/packed_ring.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "virtio/features.hpp"
 
@@ -128,8 +129,13 @@ void PackedRing::prefetch_to_read(std::size_t count) noexcept {
   peek(count, [this](std::uint64_t at) { prefetch_read(*memory_, at, hints_.data); });
 }
 
-void PackedRing::prefetch_to_write(std::size_t count) noexcept {
-  peek(count, [this](std::uint64_t at) { prefetch_write(*memory_, at, hints_.data); });
+void PackedRing::prefetch_to_write(std::size_t count, bool one_line) noexcept {
+  peek(count, [&](std::uint64_t at) { prefetch_write(*memory_, at, hints_.data, one_line); });
+}
+
+// What is published is said by the descriptors themselves.
+void PackedRing::look(std::size_t count) noexcept {
+  prefetch(count);
 }
 
 Take PackedRing::take_any(Chain& chain, std::uint16_t head_flags) noexcept {
@@ -205,8 +211,8 @@ void PackedRing::rewind(Mark mark) noexcept {
 }
 
 // The first descriptor of the batch comes last: the driver stops there until the batch is whole.
-bool PackedRing::publish() noexcept {
-  if (given_count_ == 0) return false;
+void PackedRing::show() noexcept {
+  if (given_count_ == 0) return;
   const std::span<const Given> batch{given_.data(), given_count_};
   const PackedPlace before = used_;
   std::uint32_t slots = 0;
@@ -229,7 +235,7 @@ bool PackedRing::publish() noexcept {
     inflight_.finish();
   }
   given_count_ = 0;
-  return driver_wants_call(before);
+  unasked_ += slots;
 }
 
 // §2.8.8. Length, id and flags are one word, so the driver never sees half a used descriptor.
@@ -250,9 +256,10 @@ void PackedRing::put_used(PackedPlace at, const Given& given) noexcept {
 }
 
 // §2.8.14. The driver stores its wish, then looks at the ring; we store used descriptors, then look
-// at its wish. Without the fence both can miss each other.
-bool PackedRing::driver_wants_call(PackedPlace before) noexcept {
-  full_fence();
+// at its wish. Without the fence between, both can miss each other.
+bool PackedRing::wants_call() noexcept {
+  const auto fresh = std::exchange(unasked_, 0);
+  if (fresh == 0) return false;
   const auto event = load_once(driver_event_);
   const auto flags = event.flags.host() & wire::event_flags_mask;
   if (flags != wire::event_descriptor || !event_index_) return flags != wire::event_disable;
@@ -260,14 +267,17 @@ bool PackedRing::driver_wants_call(PackedPlace before) noexcept {
   const PackedPlace wish{static_cast<std::uint16_t>(offset_wrap & index_mask),
                          (offset_wrap & wire::event_wrap) != 0};
   if (wish.index >= size_) return true;  // nonsense costs a call
-  // Distances back from where we are, over two laps.
-  const auto back_to = [this](PackedPlace place) {
-    const std::uint32_t here = used_.index + (used_.wrap ? 0 : size_);
-    const std::uint32_t there = place.index + (place.wrap ? 0 : size_);
-    return (here + 2 * size_ - there) % (2 * size_);
-  };
-  const std::uint32_t wished = back_to(wish);
-  return wished != 0 && wished <= back_to(before);
+  // How far back from where we are, over two laps.
+  const std::uint32_t here = used_.index + (used_.wrap ? 0 : size_);
+  const std::uint32_t there = wish.index + (wish.wrap ? 0 : size_);
+  const std::uint32_t wished = (here + 2 * size_ - there) % (2 * size_);
+  return fresh >= 2 * size_ || (wished != 0 && wished <= fresh);
+}
+
+bool PackedRing::publish() noexcept {
+  show();
+  full_fence();
+  return wants_call();
 }
 
 bool PackedRing::arm() noexcept {

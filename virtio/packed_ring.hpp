@@ -9,6 +9,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <vector>
 
@@ -35,12 +36,23 @@ class PackedRing {
   [[nodiscard]] Take take(Chain& chain) noexcept;
   void prefetch(std::size_t count) noexcept;
   void prefetch_to_read(std::size_t count) noexcept;
-  void prefetch_to_write(std::size_t count) noexcept;
+  void prefetch_to_write(std::size_t count, bool one_line = false) noexcept;
+  void look(std::size_t count) noexcept;
+  // After take() said `empty`. What was judged then may have changed, so the flags are judged
+  // again.
+  [[nodiscard]] base::Glance glance() const noexcept {
+    const auto* const flags = &ring_[available_.index].flags;
+    const auto seen = load_once(flags);
+    if (is_available(seen.host(), available_.wrap)) return {};
+    return {reinterpret_cast<const std::uint16_t*>(flags), std::bit_cast<std::uint16_t>(seen)};
+  }
   [[nodiscard]] Mark mark() const noexcept {
     return {available_.index, available_.wrap, static_cast<std::uint32_t>(resubmit_next_)};
   }
   void rewind(Mark mark) noexcept;
   void give(const Ticket& ticket, std::uint32_t bytes) noexcept;
+  void show() noexcept;
+  [[nodiscard]] bool wants_call() noexcept;
   [[nodiscard]] bool publish() noexcept;
   [[nodiscard]] bool arm() noexcept;
   void disarm() noexcept;
@@ -98,7 +110,6 @@ class PackedRing {
   [[nodiscard]] Fault read_chain(ChainBuilder& builder, std::uint16_t head_flags, std::uint16_t& id,
                                  std::uint16_t& slots) noexcept;
   void put_used(PackedPlace at, const Given& given) noexcept;
-  [[nodiscard]] bool driver_wants_call(PackedPlace before) noexcept;
   void store_event(std::uint16_t offset_wrap, std::uint16_t flags) noexcept;
 
   wire::PackedDescriptor* ring_ = nullptr;
@@ -121,6 +132,7 @@ class PackedRing {
   PackedInflight inflight_;
   std::vector<Given> given_;  // not yet published
   std::uint32_t given_count_ = 0;
+  std::uint32_t unasked_ = 0;                  // ring entries shown since wants_call()
   std::vector<wire::PackedDescriptor> taken_;  // the chain being taken, for the inflight region
   std::uint32_t taken_count_ = 0;
   std::vector<PackedResubmit> resubmit_;

@@ -60,7 +60,17 @@ base::Result<void, Fault> Queue::open_ring(const RingSetup& setup) {
 }
 
 void Queue::publish_and_call(base::CallSignal& calls) noexcept {
-  if (publish()) call(calls);
+  with_ring([&](auto& ring) {
+    counters.chains.set(ring.taken());
+    if (ring.pending() == 0) return;
+    ring.show();
+    calls.ask_later(*this);
+  });
+}
+
+void Queue::ask(base::CallSignal& calls) noexcept {
+  if (call_.valid() && with_ring([](auto& ring) { return ring.wants_call(); })) return call(calls);
+  counters.calls_suppressed.add();
 }
 
 bool Queue::publish() noexcept {

@@ -34,7 +34,7 @@ class FaultNotice : public base::Command {
   Fault fault = Fault::none;
 };
 
-class Queue {
+class Queue final : private base::CallAsker {
  public:
   // Control. Opens the ring in `start.memory`; a ring that does not fit is an error in one line.
   static base::Result<std::unique_ptr<Queue>> open(QueueStart start);
@@ -45,10 +45,11 @@ class Queue {
   decltype(auto) with_ring(Body&& body) {
     return std::visit(static_cast<Body&&>(body), ring_);
   }
-  // Publishes what was given and signals the driver if it wants that, through `calls`.
-  // Counts calls and, as of this moment, the chains taken; arming counts itself.
+  // Publishes what was given. At the end of the round `calls` asks the driver whether it wants a
+  // call, for all that was published until then, and signals it. Counts calls and, as of this
+  // moment, the chains taken; arming counts itself.
   void publish_and_call(base::CallSignal& calls) noexcept;
-  // The same in two steps, for a device that may wait between them. True: the driver wants a call.
+  // For a device that may wait before it calls: the driver is asked at once. True: it wants a call.
   [[nodiscard]] bool publish() noexcept;
   void call(base::CallSignal& calls) noexcept;
   [[nodiscard]] bool enabled() const noexcept { return enabled_; }
@@ -87,6 +88,7 @@ class Queue {
  private:
   friend class DeviceBase;
   Queue() = default;
+  void ask(base::CallSignal& calls) noexcept override;
   [[nodiscard]] base::Result<void, Fault> open_ring(const RingSetup& setup);
   [[nodiscard]] bool lost_memory() const noexcept;
   bool find_lost_memory(base::CallSignal& calls) noexcept;

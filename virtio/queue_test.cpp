@@ -27,7 +27,7 @@ class QueueTest : public ::testing::TestWithParam<bool> {
     EXPECT_TRUE(calls.has_value());
     calls_ = *std::move(calls);
   }
-  void serve_one() {
+  void publish_one() {
     ASSERT_TRUE(driver_.add({{FakeDriver::data_address, 1}}, {}));
     static_cast<void>(driver_.publish());
     Chain chain;
@@ -36,6 +36,9 @@ class QueueTest : public ::testing::TestWithParam<bool> {
       ring.give(chain.ticket(), 0);
     });
     queue_->publish_and_call(*calls_);
+  }
+  void serve_one() {
+    publish_one();
     calls_->flush();
   }
   FakeDriver driver_;
@@ -61,6 +64,27 @@ TEST_P(QueueTest, CallsWhereTheDriverWantsIt) {
   EXPECT_EQ(queue_->counters.calls_suppressed.get(), 1u);
   static_cast<void>(queue_->with_ring([](auto& ring) { return ring.arm(); }));
   EXPECT_EQ(queue_->counters.kicks_armed.get(), 1u);
+}
+
+TEST_P(QueueTest, AsksOnceARoundWhetherACallIsWanted) {
+  static_cast<void>(driver_.arm());
+  for (int i = 0; i < 3; ++i) {
+    publish_one();
+    EXPECT_TRUE(driver_.poll());  // it is there before anybody is called
+  }
+  EXPECT_FALSE(driver_.called());
+  calls_->flush();
+  EXPECT_TRUE(driver_.called());
+  EXPECT_EQ(queue_->counters.calls.get(), 1u);
+  calls_->flush();
+  EXPECT_FALSE(driver_.called());
+  // The driver changes its mind before the round is over.
+  publish_one();
+  EXPECT_TRUE(driver_.poll());
+  driver_.disarm();
+  calls_->flush();
+  EXPECT_FALSE(driver_.called());
+  EXPECT_EQ(queue_->counters.calls_suppressed.get(), 1u);
 }
 
 TEST_P(QueueTest, PoisonStopsTakingAndSignalsOnce) {

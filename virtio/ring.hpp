@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "base/poller.hpp"
 #include "virtio/chain.hpp"
 #include "virtio/dirty_log.hpp"
 #include "virtio/fault.hpp"
@@ -51,10 +52,14 @@ concept Ring = requires(R ring, Chain& chain, const Ticket& ticket, std::uint32_
   { ring.prefetch(count) };
   { ring.prefetch_to_read(count) };
   { ring.prefetch_to_write(count) };
+  { ring.look(count) };                              // sees what is newly published, prefetches it
+  { ring.glance() } -> std::same_as<base::Glance>;   // where the next buffer shows; none was there
   { ring.mark() } -> std::same_as<Mark>;
   { ring.rewind(mark) };
   { ring.give(ticket, bytes) };                      // done with `bytes` written; not yet visible
-  { ring.publish() } -> std::same_as<bool>;          // makes all given visible; true: call driver
+  { ring.show() };                                   // makes all given visible
+  { ring.wants_call() } -> std::same_as<bool>;       // of what was shown since; after a full fence
+  { ring.publish() } -> std::same_as<bool>;          // all three in one; true: call the driver
   { ring.arm() } -> std::same_as<bool>;              // kicks on; true: work is there already
   { ring.disarm() };                                 // kicks off
   { ring.position() } -> std::same_as<std::uint32_t>;  // for GET_VRING_BASE

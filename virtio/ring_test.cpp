@@ -468,6 +468,151 @@ TEST(PackedRing, CallsWhereAsked) {
   calls<PackedRing>({.size = 8, .packed = true, .features = plain});
 }
 
+// The word to look at is another as soon as there is a buffer, wherever the ring stands.
+template <class R>
+void glances(const DriverConfig& config) {
+  FakeDriver driver{config};
+  R ring = open_ring<R>(driver);
+  Chain chain;
+  const auto news = [](const base::Glance& glance) {
+    return glance.word == nullptr || load_once(glance.word) != glance.idle;
+  };
+  const auto add = [&] {
+    const bool added = driver.add({{FakeDriver::data_address, 1}}, {}).has_value();
+    if (added) static_cast<void>(driver.publish());
+    return added;
+  };
+  for (unsigned lap = 0; lap < 2 * config.size + 3; ++lap) {
+    ASSERT_EQ(ring.take(chain), Take::empty);
+    EXPECT_FALSE(news(ring.glance())) << lap;
+    const auto glance = ring.glance();
+    std::vector<Ticket> tickets;
+    const unsigned count = 1 + lap % config.size;
+    for (unsigned i = 0; i < count; ++i) ASSERT_TRUE(add());
+    EXPECT_TRUE(news(glance)) << lap;
+    EXPECT_TRUE(news(ring.glance())) << "of a buffer that came after the last look";
+    while (ring.take(chain) == Take::chain) tickets.push_back(chain.ticket());
+    ASSERT_EQ(tickets.size(), count);
+    const auto full = ring.glance();  // also where the driver has no room
+    for (const Ticket& ticket : tickets) ring.give(ticket, 0);
+    static_cast<void>(ring.publish());
+    while (driver.poll()) {
+    }
+    ASSERT_TRUE(add());
+    EXPECT_TRUE(news(full)) << lap;
+    ASSERT_EQ(ring.take(chain), Take::chain);
+    ring.give(chain.ticket(), 0);
+    static_cast<void>(ring.publish());
+    EXPECT_TRUE(driver.poll());
+  }
+}
+
+// A look ahead changes nothing of what take() says.
+template <class R>
+void looks_ahead(const DriverConfig& config) {
+  FakeDriver driver{config};
+  R ring = open_ring<R>(driver);
+  Chain chain;
+  for (unsigned lap = 0; lap < 3 * config.size; ++lap) {
+    ring.look(64);
+    ring.prefetch_to_write(64, true);
+    ASSERT_EQ(ring.take(chain), Take::empty);
+    const unsigned count = 1 + lap % config.size;
+    for (unsigned i = 0; i < count; ++i) {
+      ASSERT_TRUE(driver.add({}, {{FakeDriver::data_address, 1}}).has_value());
+      static_cast<void>(driver.publish());
+      if (i % 2 == 0) ring.look(64);
+    }
+    ring.prefetch_to_write(64, true);
+    for (unsigned i = 0; i < count; ++i) {
+      ASSERT_EQ(ring.take(chain), Take::chain) << lap;
+      ring.look(1);
+      ring.give(chain.ticket(), 1);
+    }
+    EXPECT_EQ(ring.take(chain), Take::empty);
+    static_cast<void>(ring.publish());
+    unsigned reaped = 0;
+    while (driver.poll()) ++reaped;
+    EXPECT_EQ(reaped, count);
+  }
+}
+
+TEST(SplitRing, LooksAheadWithoutAnEffect) {
+  looks_ahead<SplitRing>({.size = 4, .start = 65530});
+}
+TEST(PackedRing, LooksAheadWithoutAnEffect) {
+  looks_ahead<PackedRing>({.size = 5, .packed = true});
+}
+
+// A fault that a look ahead finds is take()'s to answer: only its caller tells of it.
+TEST(SplitRing, ALookAheadFindsNoFault) {
+  FakeDriver driver{{.size = 4}};
+  auto ring = open_ring<SplitRing>(driver);
+  Chain chain;
+  driver.available()->index = le16{9};
+  ring.look(64);
+  EXPECT_EQ(ring.fault(), Fault::none);
+  EXPECT_EQ(ring.take(chain), Take::fault);
+  EXPECT_EQ(ring.fault(), Fault::avail_index_jump);
+}
+
+TEST(SplitRing, OneWordTellsOfBuffers) {
+  glances<SplitRing>({.size = 4, .start = 65530});
+}
+TEST(PackedRing, OneWordTellsOfBuffers) {
+  glances<PackedRing>({.size = 5, .packed = true});
+  glances<PackedRing>({.size = 8, .packed = true, .start = 6});
+}
+
+// What was shown in several steps is asked about once, and counts as a whole.
+template <class R>
+void calls_asked_later(const DriverConfig& config) {
+  FakeDriver driver{config};
+  R ring = open_ring<R>(driver);
+  Chain chain;
+  const auto serve = [&](unsigned count) {
+    for (unsigned i = 0; i < count; ++i) {
+      ASSERT_TRUE(driver.add({{FakeDriver::data_address, 1}}, {}));
+      static_cast<void>(driver.publish());
+      ASSERT_EQ(ring.take(chain), Take::chain);
+      ring.give(chain.ticket(), 0);
+      ring.show();
+      EXPECT_TRUE(driver.poll());
+    }
+  };
+  EXPECT_FALSE(ring.wants_call());  // nothing was shown
+  for (unsigned round = 0; round < 2 * config.size; ++round) {
+    EXPECT_FALSE(driver.arm());
+    serve(3);
+    full_fence();
+    EXPECT_TRUE(ring.wants_call()) << round;
+    EXPECT_FALSE(ring.wants_call()) << round;  // it was asked about that
+    driver.disarm();
+    serve(2);
+    full_fence();
+    EXPECT_FALSE(ring.wants_call()) << round;
+  }
+  if ((config.features & feature::event_idx) == 0) return;
+  serve(2);
+  EXPECT_FALSE(driver.arm());  // it has seen them all
+  full_fence();
+  EXPECT_FALSE(ring.wants_call());
+  // Round and round, past the place that it waits for, until that is ahead again.
+  serve(config.packed ? 2 * config.size : 1u << 16);
+  full_fence();
+  EXPECT_TRUE(ring.wants_call());
+}
+
+TEST(SplitRing, AsksLaterAboutAllThatWasShown) {
+  calls_asked_later<SplitRing>({.size = 4, .start = 65530});
+  calls_asked_later<SplitRing>({.size = 4, .features = plain, .start = 65530});
+}
+TEST(PackedRing, AsksLaterAboutAllThatWasShown) {
+  calls_asked_later<PackedRing>({.size = 5, .packed = true});
+  calls_asked_later<PackedRing>({.size = 8, .packed = true, .start = 6});
+  calls_asked_later<PackedRing>({.size = 8, .packed = true, .features = plain});
+}
+
 TEST(PackedRing, EventOffsetsAtTheEdgeCostAtMostACall) {
   for (const unsigned offset : {0x7fffu, 0x8000u, 0xffffu, 4u}) {
     FakeDriver driver{{.size = 4, .packed = true}};

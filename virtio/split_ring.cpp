@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "virtio/features.hpp"
 
@@ -33,7 +34,7 @@ base::Result<SplitRing, Fault> SplitRing::open(const RingSetup& setup, const Gue
     ring.inflight_ = *opened;
     for (const auto head : ring.resubmit_) ring.outstanding_.hold(head);
   }
-  ring.used_next_ = ring.used_published_ = used;
+  ring.used_next_ = used;
   ring.last_available_ = static_cast<std::uint16_t>(used + ring.resubmit_.size());
   ring.cached_available_ = ring.last_available_;
   return ring;
@@ -81,20 +82,18 @@ bool SplitRing::set_memory(const GuestMemory& memory) noexcept {
   return fault == Fault::none;
 }
 
-void SplitRing::look_again() noexcept {
+bool SplitRing::look_again() noexcept {
   const auto index = load_acquire(&available_->index).host();
-  if (static_cast<std::uint16_t>(index - last_available_) > size_) {
-    static_cast<void>(fail(Fault::avail_index_jump));
-  } else {
-    cached_available_ = index;
-  }
+  if (static_cast<std::uint16_t>(index - last_available_) > size_) return false;
+  cached_available_ = index;
+  return true;
 }
 
 SplitRing::Window SplitRing::window(std::uint16_t& asked, std::size_t count) const noexcept {
   const auto end = std::min<std::size_t>(count, published());
   const auto done = static_cast<std::int16_t>(asked - last_available_);
   const auto first = std::min(end, static_cast<std::size_t>(std::max<std::int16_t>(done, 0)));
-  asked = static_cast<std::uint16_t>(last_available_ + std::max(first, end));
+  asked = static_cast<std::uint16_t>(last_available_ + end);
   return {first, end};
 }
 
@@ -124,8 +123,15 @@ void SplitRing::prefetch_to_read(std::size_t count) noexcept {
   peek(count, [this](std::uint64_t at) { prefetch_read(*memory_, at, hints_.data); });
 }
 
-void SplitRing::prefetch_to_write(std::size_t count) noexcept {
-  peek(count, [this](std::uint64_t at) { prefetch_write(*memory_, at, hints_.data); });
+void SplitRing::prefetch_to_write(std::size_t count, bool one_line) noexcept {
+  peek(count, [&](std::uint64_t at) { prefetch_write(*memory_, at, hints_.data, one_line); });
+}
+
+void SplitRing::look(std::size_t count) noexcept {
+  if (fault_ != Fault::none) return;
+  // Nonsense is take()'s to find, whose caller tells of it.
+  if (published() == 0 && !look_again()) return;
+  prefetch(count);
 }
 
 Take SplitRing::take_again(Chain& chain) noexcept {
@@ -156,8 +162,8 @@ void SplitRing::rewind(Mark mark) noexcept {
   }
 }
 
-bool SplitRing::publish() noexcept {
-  if (given_count_ == 0) return false;
+void SplitRing::show() noexcept {
+  if (given_count_ == 0) return;
   const std::span<const std::uint16_t> heads{given_.data(), given_count_};
   if (inflight_.tracks()) {
     for (const auto head : heads) inflight_.give(head);
@@ -167,22 +173,27 @@ bool SplitRing::publish() noexcept {
   store_release(&used_->index, le16{used_next_});
   if (inflight_.tracks()) inflight_.commit(heads, used_next_);
   log_used(offsetof(wire::Used, index), sizeof(le16));
+  unasked_ += given_count_;
   given_count_ = 0;
-  const auto before = used_published_;
-  used_published_ = used_next_;
-  return driver_wants_call(before);
 }
 
 // §2.7.7.2 and §2.7.10. The driver stores its wish, then looks at the used index; we store the used
-// index, then look at its wish. Without the fence both can miss each other.
-bool SplitRing::driver_wants_call(std::uint16_t before) noexcept {
-  full_fence();
+// index, then look at its wish. Without the fence between, both can miss each other.
+bool SplitRing::wants_call() noexcept {
+  const auto fresh = std::exchange(unasked_, 0);
+  if (fresh == 0) return false;
   if (!event_index_) {
     return (load_once(&available_->flags).host() & wire::available_no_interrupt) == 0;
   }
   const auto event = load_once(&available_ring_[size_]).host();
-  const auto since_event = static_cast<std::uint16_t>(used_published_ - event - 1);
-  return since_event < static_cast<std::uint16_t>(used_published_ - before);
+  const auto shown = static_cast<std::uint16_t>(used_next_ - given_count_);
+  return static_cast<std::uint16_t>(shown - event - 1) < fresh;
+}
+
+bool SplitRing::publish() noexcept {
+  show();
+  full_fence();
+  return wants_call();
 }
 
 bool SplitRing::arm() noexcept {

@@ -5,6 +5,7 @@
 // Thread: open() on control, the rest on the owning reactor.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <vector>
 
@@ -32,12 +33,20 @@ class SplitRing {
   [[nodiscard]] Take take(Chain& chain) noexcept;
   void prefetch(std::size_t count) noexcept;
   void prefetch_to_read(std::size_t count) noexcept;
-  void prefetch_to_write(std::size_t count) noexcept;
+  void prefetch_to_write(std::size_t count, bool one_line = false) noexcept;
+  void look(std::size_t count) noexcept;
+  // After take() said `empty`.
+  [[nodiscard]] base::Glance glance() const noexcept {
+    return {reinterpret_cast<const std::uint16_t*>(&available_->index),
+            std::bit_cast<std::uint16_t>(base::le16{last_available_})};
+  }
   [[nodiscard]] Mark mark() const noexcept {
     return {last_available_, false, static_cast<std::uint32_t>(resubmit_next_)};
   }
   void rewind(Mark mark) noexcept;
   void give(const Ticket& ticket, std::uint32_t bytes) noexcept;
+  void show() noexcept;
+  [[nodiscard]] bool wants_call() noexcept;
   [[nodiscard]] bool publish() noexcept;
   [[nodiscard]] bool arm() noexcept;
   void disarm() noexcept;
@@ -76,7 +85,8 @@ class SplitRing {
   [[nodiscard]] std::uint32_t published() const noexcept {
     return static_cast<std::uint16_t>(cached_available_ - last_available_);
   }
-  void look_again() noexcept;
+  // False: the index cannot be.
+  [[nodiscard]] bool look_again() noexcept;
   [[nodiscard]] Take take_again(Chain& chain) noexcept;
   [[nodiscard]] Take hand_out(Chain& chain, std::uint16_t head) noexcept;
   void put_used(std::uint16_t head, std::uint32_t bytes) noexcept {
@@ -88,7 +98,6 @@ class SplitRing {
     given_[given_count_++] = head;
     ++used_next_;
   }
-  [[nodiscard]] bool driver_wants_call(std::uint16_t before) noexcept;
   void log_used(std::uint64_t offset, std::uint64_t size) noexcept {
     if (log_ != nullptr) log_->mark(used_guest_ + offset, size);
   }
@@ -107,15 +116,15 @@ class SplitRing {
   std::uint16_t last_available_ = 0;    // the next entry to take
   std::uint16_t cached_available_ = 0;  // how far the driver had published when we last looked
   std::uint16_t used_next_ = 0;         // the next used entry to fill
-  std::uint16_t used_published_ = 0;
   // How far descriptors, and the buffers' beginnings, were asked for ahead.
   std::uint16_t asked_descriptors_ = 0, asked_buffers_ = 0;
+  std::uint32_t unasked_ = 0;  // buffers shown since wants_call()
   bool event_index_ = false, indirect_ = false, notify_off_ = false;
   Fault fault_ = Fault::none;
   ChainHints hints_;
   Outstanding outstanding_;
   SplitInflight inflight_;
-  std::vector<std::uint16_t> given_;  // heads in [used_published_, used_next_)
+  std::vector<std::uint16_t> given_;  // the last heads before used_next_, not yet shown
   std::uint32_t given_count_ = 0;
   std::vector<std::uint16_t> resubmit_;
   std::size_t resubmit_next_ = 0;
@@ -127,8 +136,8 @@ class SplitRing {
   if (fault_ != Fault::none || resubmit_next_ != resubmit_.size()) [[unlikely]]
     return take_again(chain);
   if (published() == 0) {
-    look_again();
-    if (published() == 0) return fault_ == Fault::none ? Take::empty : Take::fault;
+    if (!look_again()) return fail(Fault::avail_index_jump);
+    if (published() == 0) return Take::empty;
   }
   const auto head = load_once(&available_ring_[last_available_ & mask_]).host();
   if (head >= size_) return fail(Fault::head_out_of_range);
