@@ -1,11 +1,9 @@
 #include "blk/pinner.hpp"
 
-#include <pthread.h>
-
-#include <csignal>
 #include <utility>
 
 #include "base/log.hpp"
+#include "base/quiet_thread.hpp"
 
 namespace millrace::blk {
 
@@ -39,13 +37,7 @@ void Pinner::ask(Job job) {
   }
   asked_.notify_one();
   if (thread_.joinable()) return;
-  sigset_t all, before;
-  ::sigfillset(&all);
-  for (const int own : {SIGBUS, SIGSEGV, SIGFPE, SIGILL}) ::sigdelset(&all, own);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);  // signals are for the thread that handles them
-  thread_ = std::thread{[this] { run(); }};
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  ::pthread_setname_np(thread_.native_handle(), "pinner");
+  thread_ = base::start_quiet_thread("pinner", [this] { run(); });
 }
 
 void Pinner::run() {

@@ -146,6 +146,7 @@ Config parse_config(std::string_view toml, Problems& problems) {
   section.finish();
   check_functions(config.pfs, problems);
   check_duplicates(config, problems);
+  check_uplink_names(config, problems);
   return config;
 }
 

@@ -28,6 +28,7 @@ struct GuestPort {
   net::Config device;
   vhost::ServerConfig server;
   std::vector<unsigned> reactors;  // its queue pairs in turn; empty: where there is room
+  std::string follow_uplink;       // whose link is the guest's; empty: that is always up
   Position at, socket_at, reactors_at;
 };
 
@@ -65,6 +66,7 @@ struct UplinkEntry {
   vswitch::UplinkConfig uplink;
   // Its device is a function that the pool lends, of this physical function.
   std::optional<sriov::PciAddress> pf;
+  std::string standby;  // the uplink that carries in its place while it cannot; empty: none
   Position at;
 };
 
@@ -112,6 +114,9 @@ void read_console_port(Section& section, guest::PortSettings& port);
 [[nodiscard]] UplinkEntry read_uplink(const Value& table, const std::string& title,
                                       Problems& problems);
 [[nodiscard]] PfEntry read_pf(const Value& table, const std::string& title, Problems& problems);
+// Uplinks that are named, as a standby or by a port that follows one, and are not there, or cannot
+// be what they are named for.
+void check_uplink_names(const Config& config, Problems& problems);
 // Physical functions and addresses that are there twice.
 void check_functions(const std::vector<PfEntry>& entries, Problems& problems);
 

@@ -1,4 +1,7 @@
 // Reads [[port]] and [[uplink]].
+#include <algorithm>
+#include <map>
+
 #include "base/mac.hpp"
 #include "daemon/config_common.hpp"
 
@@ -27,6 +30,15 @@ std::optional<base::Mac> read_station(Section& section) {
     return std::nullopt;
   }
   return mac;
+}
+
+// The name of an uplink, which is there or will be.
+void read_uplink_name(Section& section, const char* key, std::string& name) {
+  section.text(key, name);
+  const auto* value = section.find(key);
+  if (value != nullptr && value->text() != nullptr && name.empty()) {
+    section.problem(key, std::string{key} + " is empty; give the name of an [[uplink]]");
+  }
 }
 
 // Either `device`, one of DPDK's own, or `pci`, a function.
@@ -91,6 +103,8 @@ GuestPort read_port(const Value& table, const std::string& title, Problems& prob
   section.number("mtu", device.mtu, 68, 65'535);
   read_reactor_list(section, port.reactors);
   port.reactors_at = section.at("reactors");
+  read_uplink_name(section, "follow_uplink", port.follow_uplink);
+  device.link_changes = !port.follow_uplink.empty();
   read_switch_side(section, device.port);
   section.number("addresses_max", device.port.addresses_max, 1, addresses_of_a_port_max);
   section.flag("offloads", device.offloads);
@@ -115,6 +129,14 @@ UplinkEntry read_uplink(const Value& table, const std::string& title, Problems& 
   section.number("queues", uplink.queues, 1, vswitch::Fabric::reactors_max);
   section.number("mtu", uplink.mtu, 68, 9216);
   uplink.mac = read_station(section);
+  section.flag("zero_copy", uplink.zero_copy);
+  if (uplink.zero_copy && !uplink.pci && !entry.pf) {
+    section.problem("zero_copy", "zero_copy needs a PCI function: give pci or pf, or leave it out");
+  }
+  read_uplink_name(section, "standby", entry.standby);
+  if (!entry.standby.empty() && entry.standby == uplink.name) {
+    section.problem("standby", "standby is the uplink itself; give the name of another");
+  }
   // An uplink leads to a whole network: its share of the table is the table.
   uplink.port.addresses_max = 65'536;
   read_switch_side(section, uplink.port);
@@ -122,6 +144,38 @@ UplinkEntry read_uplink(const Value& table, const std::string& title, Problems& 
   uplink.port.uplink = true;
   section.finish();
   return entry;
+}
+
+void check_uplink_names(const Config& config, Problems& problems) {
+  const auto find = [&](const std::string& name) {
+    return std::ranges::find(config.uplinks, name,
+                             [](const UplinkEntry& each) { return each.uplink.name; });
+  };
+  std::map<std::string, std::string> first_of;
+  for (const auto& entry : config.uplinks) {
+    if (entry.standby.empty() || entry.standby == entry.uplink.name) continue;
+    const auto title = "[[uplink]] " + entry.uplink.name;
+    const auto standby = find(entry.standby);
+    const auto begin = title + ": standby " + entry.standby;
+    if (standby == config.uplinks.end()) {
+      problems.add(entry.at, begin + " is not there; add an [[uplink]] of that name");
+    } else if (!standby->standby.empty()) {
+      problems.add(entry.at, begin + " has a standby itself; give one that has none");
+    } else if (entry.pf && entry.pf == standby->pf) {
+      problems.add(entry.at, begin +
+                                 " has a VF of the same PF; leave it out: a VF that is lost is "
+                                 "replaced by another one");
+    } else if (const auto [first, fresh] = first_of.try_emplace(entry.standby, entry.uplink.name);
+               !fresh) {
+      problems.add(entry.at, begin + " is already the one of " + first->second +
+                                 "; give each uplink its own");
+    }
+  }
+  for (const auto& port : config.ports) {
+    if (port.follow_uplink.empty() || find(port.follow_uplink) != config.uplinks.end()) continue;
+    problems.add(port.at, "[[port]] " + port.device.name + ": follow_uplink " + port.follow_uplink +
+                              " is not there; add an [[uplink]] of that name");
+  }
 }
 
 }  // namespace millrace::daemon

@@ -219,6 +219,7 @@ pci = "0000:0A:10.2"
 queues = 4
 mtu = 9000
 mac = "52:54:00:00:00:01"
+zero_copy = true
 )");
   EXPECT_TRUE(config.dpdk_hugepages);
   ASSERT_EQ(config.uplinks.size(), 1u);
@@ -228,6 +229,82 @@ mac = "52:54:00:00:00:01"
   EXPECT_EQ(uplink.queues, 4u);
   EXPECT_EQ(uplink.mtu, 9000);
   EXPECT_EQ(uplink.mac, (vswitch::Mac{0x52, 0x54, 0, 0, 0, 1}));
+  EXPECT_TRUE(uplink.zero_copy);
+}
+
+TEST(Config, RefusesZeroCopyWithoutAFunction) {
+  const auto uplink = [](const char* device) {
+    return "[[uplink]]\nname = \"a\"\n" + std::string{device} + "\nzero_copy = true\n";
+  };
+  EXPECT_EQ(refused(uplink("device = \"net_null0\"")),
+            (Lines{"m.toml:4:13: [[uplink]] a: zero_copy needs a PCI function: give pci or pf, or "
+                   "leave it out"}));
+  EXPECT_FALSE(
+      parsed("[[uplink]]\nname = \"a\"\npci = \"0000:01:00.0\"\n").uplinks[0].uplink.zero_copy);
+}
+
+TEST(Config, ReadsStandbysAndWhoFollowsAnUplink) {
+  const auto config = parsed(R"(
+[[port]]
+name = "web0"
+socket = "/run/web0.sock"
+follow_uplink = "wan0"
+[[uplink]]
+name = "wan0"
+pci = "0000:01:00.0"
+standby = "wan1"
+[[uplink]]
+name = "wan1"
+pci = "0000:02:00.0"
+)");
+  EXPECT_EQ(config.ports[0].follow_uplink, "wan0");
+  EXPECT_TRUE(config.ports[0].device.link_changes);
+  EXPECT_EQ(config.uplinks[0].standby, "wan1");
+  EXPECT_EQ(config.uplinks[1].standby, "");
+}
+
+TEST(Config, TakesFunctionsOfTheirOwnAsStandbys) {
+  const auto uplink = [](const std::string& name, const std::string& more) {
+    return "[[uplink]]\nname = \"" + name + "\"\n" + more + "\n";
+  };
+  const std::string standby = "\nstandby = \"b\"";
+  const auto own = uplink("b", "pf = \"0000:01:00.0\"");
+  EXPECT_EQ(parsed(uplink("a", "pci = \"0000:03:00.0\"" + standby) + own).uplinks[0].standby, "b");
+  EXPECT_EQ(parsed(uplink("a", "pf = \"0000:02:00.0\"" + standby) + own).uplinks[0].standby, "b");
+  EXPECT_EQ(
+      refused(uplink("a", "pf = \"0000:01:00.0\"" + standby) + own),
+      (Lines{"m.toml:1:1: [[uplink]] a: standby b has a VF of the same PF; leave it out: a VF "
+             "that is lost is replaced by another one"}));
+}
+
+TEST(Config, RefusesUplinksThatAreNamedInVain) {
+  const auto uplink = [](const std::string& name, const std::string& standby) {
+    return "[[uplink]]\nname = \"" + name + "\"\ndevice = \"net_" + name + "\"\n" +
+           (standby.empty() ? "" : "standby = \"" + standby + "\"\n");
+  };
+  EXPECT_EQ(refused(uplink("a", "b")),
+            (Lines{"m.toml:1:1: [[uplink]] a: standby b is not there; add an [[uplink]] of that "
+                   "name"}));
+  EXPECT_EQ(refused(uplink("a", "a")),
+            (Lines{"m.toml:4:11: [[uplink]] a: standby is the uplink itself; give the name of "
+                   "another"}));
+  EXPECT_EQ(refused(uplink("a", "b") + uplink("b", "c") + uplink("c", "")),
+            (Lines{"m.toml:1:1: [[uplink]] a: standby b has a standby itself; give one that has "
+                   "none"}));
+  EXPECT_EQ(refused(uplink("a", "b") + uplink("b", "a")),
+            (Lines{"m.toml:1:1: [[uplink]] a: standby b has a standby itself; give one that has "
+                   "none",
+                   "m.toml:5:1: [[uplink]] b: standby a has a standby itself; give one that has "
+                   "none"}));
+  EXPECT_EQ(refused(uplink("a", "c") + uplink("b", "c") + uplink("c", "")),
+            (Lines{"m.toml:5:1: [[uplink]] b: standby c is already the one of a; give each uplink "
+                   "its own"}));
+  EXPECT_EQ(refused("[[port]]\nname = \"p\"\nsocket = \"/run/p\"\nfollow_uplink = \"a\"\n"),
+            (Lines{"m.toml:1:1: [[port]] p: follow_uplink a is not there; add an [[uplink]] of "
+                   "that name"}));
+  EXPECT_EQ(refused("[[port]]\nname = \"p\"\nsocket = \"/run/p\"\nfollow_uplink = \"\"\n"),
+            (Lines{"m.toml:4:17: [[port]] p: follow_uplink is empty; give the name of an "
+                   "[[uplink]]"}));
 }
 
 TEST(Config, ReadsAnUplinkFromThePool) {
@@ -387,11 +464,12 @@ INSTANTIATE_TEST_SUITE_P(
                 "out"},
         Refusal{"isolated", port_with("isolated = 1"),
                 "m.toml:4:12: [[port]] a: isolated is a number; give true or false"},
-        Refusal{"key_of_a_disk", port_with("path = \"/x\""),
-                "m.toml:4:1: [[port]] a: unknown key \"path\"; the keys are name, socket, mode, "
-                "permissions, control_queue, queues, mac, mtu, reactors, vlan, trunk, isolated, "
-                "addresses_max, offloads, packed, in_order, ring_reset, rss, hash_report, "
-                "coalescing"}),
+        Refusal{
+            "key_of_a_disk", port_with("path = \"/x\""),
+            "m.toml:4:1: [[port]] a: unknown key \"path\"; the keys are name, socket, mode, "
+            "permissions, control_queue, queues, mac, mtu, reactors, follow_uplink, vlan, trunk, "
+            "isolated, addresses_max, offloads, packed, in_order, ring_reset, rss, hash_report, "
+            "coalescing"}),
     label_of);
 
 INSTANTIATE_TEST_SUITE_P(

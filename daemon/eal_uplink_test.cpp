@@ -110,11 +110,62 @@ TEST_F(UplinkTest, SaysWhatIsWrong) {
   close(std::move(first));
 }
 
+TEST_F(UplinkTest, ThePortOutlivesItsDevice) {
+  auto uplink = open("net_null2,size=64");
+  ASSERT_NE(uplink, nullptr) << reason;
+  EXPECT_TRUE(uplink->attached() && uplink->carries() && uplink->link().up);
+  const auto port = uplink->port();
+  board.finish([&](Fabric::Done done) { uplink->carry(false, std::move(done)); });
+  EXPECT_TRUE(uplink->attached() && !uplink->carries());
+  board.finish([&](Fabric::Done done) { uplink->detach(std::move(done)); });
+  EXPECT_FALSE(uplink->attached());
+  EXPECT_FALSE(uplink->link().up);
+  EXPECT_TRUE(uplink->status().queues.empty());
+  EXPECT_EQ(uplink->departure_fd(), -1);
+  const auto refused = uplink->attach("net_nonsense0");
+  ASSERT_FALSE(refused);
+  EXPECT_FALSE(uplink->attached());
+  ASSERT_TRUE(uplink->attach("net_null3"));  // another one
+  EXPECT_TRUE(uplink->attached() && !uplink->carries());
+  EXPECT_EQ(uplink->status().device, "net_null3");
+  board.finish([&](Fabric::Done done) { uplink->carry(true, std::move(done)); });
+  EXPECT_TRUE(uplink->carries());
+  EXPECT_EQ(uplink->port(), port);
+  close(std::move(uplink));
+  close(open("net_null3"));  // free again
+}
+
+TEST_F(UplinkTest, AStandbyHearsAndSendsNothing) {
+  auto config = named("net_ring9", {});
+  config.carries = false;
+  auto uplink = open(config);
+  ASSERT_NE(uplink, nullptr);
+  EXPECT_FALSE(uplink->carries());
+  const PortId guest = board.port({});
+  const auto frame = plain_frame(everybody, mac(1));
+  board.send(guest, {frame});
+  EXPECT_EQ(uplink->status().queues[0].sent, 0u);
+  const auto frames = std::make_shared<std::vector<Packet>>(40);
+  for (auto& each : *frames) describe(frame, each);
+  board.finish([&](Fabric::Done done) { uplink->send(frames, std::move(done)); });
+  EXPECT_EQ(uplink->status().queues[0].sent, 0u);
+  board.finish([&](Fabric::Done done) { uplink->carry(true, std::move(done)); });
+  board.finish([&](Fabric::Done done) { uplink->send(frames, std::move(done)); });
+  EXPECT_EQ(uplink->status().queues[0].sent, 40u);
+  close(std::move(uplink));
+}
+
 TEST_F(UplinkTest, RefusesWhatTheDeviceCannot) {
   auto config = named("net_ring7", {});
   config.queues = 64;
   EXPECT_EQ(open(config), nullptr);
   EXPECT_NE(reason.find("queues with its driver net_ring, 64 are asked for; give queues = "),
+            std::string::npos)
+      << reason;
+  config.queues = 1;
+  config.zero_copy = true;
+  EXPECT_EQ(open(config), nullptr);
+  EXPECT_NE(reason.find("net_ring does not say in time which frames were sent; give zero_copy = "),
             std::string::npos)
       << reason;
   config = named("net_tap7,iface=mru" + std::to_string(::getpid() % 100'000), {});
@@ -132,7 +183,7 @@ TEST_F(UplinkTest, NullReceivesAndForgets) {
   const auto status = uplink->status();
   EXPECT_EQ(status.driver, "net_null");
   EXPECT_EQ(status.name, "up");
-  EXPECT_TRUE(status.link_up);
+  EXPECT_TRUE(uplink->link().up);
   // It receives without end; its frames have no source address.
   auto& counters = board.counters(uplink->port(), status.queues.front().reactor);
   board.wait([&] { return counters.tx_packets.get() > 1000; });

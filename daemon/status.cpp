@@ -131,6 +131,8 @@ json port_status(Topology& topology, const PortUnit& unit) {
   port["queues"] = config.pairs;
   port["mac"] = config.mac ? json(base::format_mac(*config.mac)) : json();
   port["mtu"] = config.mtu == 0 ? json() : json(config.mtu);
+  port["follow_uplink"] =
+      unit.config.follow_uplink.empty() ? json() : json(unit.config.follow_uplink);
   // Of one that goes, the switch port may be gone already.
   if (unit.device == nullptr || unit.state == UnitState::stopping) return port;
   const auto status = unit.device->status();
@@ -138,6 +140,7 @@ json port_status(Topology& topology, const PortUnit& unit) {
   // What the front-end said counts (NET_SET_MTU).
   if (status.mtu != 0) port["mtu"] = status.mtu;
   port["offloads"] = status.offloads;
+  port["link_up"] = status.link_up;
   port["features"] = base::format_hex(unit.device->negotiated());
   port["driver"] = driver_of(status);
   port["counters"] = port_counters(topology, unit.device->port());
@@ -198,22 +201,51 @@ json companion_status(const CompanionUnit& unit) {
   return companion;
 }
 
+void add_zero_copy(const vswitch::UplinkStatus::ZeroCopy& figures, const UplinkUnit& unit,
+                   json& uplink) {
+  auto& counters = uplink["counters"];
+  counters["tx_zero_copy_packets"] = figures.packets;
+  counters["tx_zero_copy_bytes"] = figures.bytes;
+  counters["tx_copied_small"] = figures.copied_small;
+  counters["tx_copied_not_lent"] = figures.copied_not_lent;
+  counters["tx_copied_unmapped"] = figures.copied_unmapped;
+  counters["tx_copied_busy"] = figures.copied_busy;
+  counters["tx_copied_slow"] = figures.copied_slow;
+  auto& memory = uplink["memory"] = json::array();
+  if (unit.memory == nullptr) return;  // it has no device
+  for (const auto& region : unit.memory->status()) {
+    memory.push_back({{"port", region.user},
+                      {"guest_address", region.guest_address},
+                      {"bytes", region.bytes},
+                      {"iova", region.iova},
+                      {"state", region.state}});
+    if (!region.why.empty()) memory.back()["why"] = region.why;
+  }
+}
+
 json uplink_status(Topology& topology, const UplinkUnit& unit) {
   json uplink{{"name", unit.config.uplink.name}, {"device", unit.config.uplink.device}};
   if (unit.config.pf) uplink["pf"] = sriov::format(*unit.config.pf);
   uplink.update(switch_side(unit.config.uplink.port));
+  const auto& care = unit.care;
+  uplink["standby"] = unit.config.standby.empty() ? json() : json(unit.config.standby);
   uplink["state"] = unit.state == UnitState::starting   ? "starting"
                     : unit.state == UnitState::stopping ? "stopping"
+                    : care.failed                       ? "failed"
+                    : care.lost                         ? "lost"
                                                         : "running";
+  uplink["problem"] = care.problem.empty() ? json() : json(care.problem);
+  uplink["losses"] = care.losses;
   // Of one that goes, device and switch port may be gone already.
   if (unit.uplink == nullptr || unit.state == UnitState::stopping) return uplink;
   const auto status = unit.uplink->status();
   uplink["driver"] = status.driver;
-  uplink["link_up"] = status.link_up;
-  uplink["speed_mbps"] = status.speed_mbps;
+  uplink["link_up"] = care.link.up;
+  uplink["speed_mbps"] = care.link.speed_mbps;
+  uplink["carries"] = unit.uplink->carries();
   uplink["mtu"] = status.mtu;
   uplink["mac"] = base::format_mac(status.mac);
-  uplink["reactor"] = status.queues.front().reactor;
+  uplink["reactor"] = status.queues.empty() ? json() : json(status.queues.front().reactor);
   auto& queues = uplink["queues"] = json::array();
   for (const auto& queue : status.queues) {
     queues.push_back({{"reactor", queue.reactor},
@@ -222,9 +254,13 @@ json uplink_status(Topology& topology, const UplinkUnit& unit) {
                       {"interrupts", queue.interrupts}});
   }
   json& driver = uplink["driver_counters"] = json::object();
-  for (const auto& counter : unit.uplink->driver_counters()) driver[counter.name] = counter.value;
+  // One that is lost may not answer.
+  if (!care.lost) {
+    for (const auto& counter : unit.uplink->driver_counters()) driver[counter.name] = counter.value;
+  }
   uplink["port_id"] = unit.uplink->port();
   uplink["counters"] = port_counters(topology, unit.uplink->port());
+  if (status.zero_copy) add_zero_copy(*status.zero_copy, unit, uplink);
   return uplink;
 }
 

@@ -1,7 +1,5 @@
 #include "daemon/topology.hpp"
 
-#include <sys/epoll.h>
-
 #include <algorithm>
 #include <cctype>
 
@@ -14,7 +12,6 @@
 #include "daemon/kept_ports.hpp"
 #include "daemon/system_check.hpp"
 #include "daemon/uplink_check.hpp"
-#include "daemon/uplink_lease.hpp"
 #include "virtio/fault.hpp"
 
 namespace millrace::daemon {
@@ -59,7 +56,16 @@ Topology::Topology(base::EventLoop& loop, const Config& config)
       started_ns_{base::monotonic_ns()},
       dpdk_mb_{config.dpdk_mb},
       dpdk_hugepages_{config.dpdk_hugepages},
-      pfs_{loop, [this](auto event, const auto& data) { emit(event, data); }} {}
+      pfs_{loop, [this](auto event, const auto& data) { emit(event, data); }},
+      keeper_{loop,
+              uplinks_,
+              {.emit = [this](auto event, const auto& data) { emit(event, data); },
+               .open = [this](UplinkUnit& unit) { return open_again(unit); },
+               .closed = [this](UplinkUnit& unit) { let_go(unit); },
+               .remove = [this](const auto& name) { remove_uplink(name, [](const auto&) {}); },
+               .physical_has_link = [](const auto& device) { return physical_has_link(device); },
+               .guests = [this](vswitch::PortId port) { return isolated(port); },
+               .changed = [this] { follow_all(); }}} {}
 
 base::Result<std::unique_ptr<Topology>> Topology::make(base::EventLoop& loop,
                                                        const Config& config) {
@@ -75,12 +81,14 @@ base::Result<std::unique_ptr<Topology>> Topology::make(base::EventLoop& loop,
   auto fabric = vswitch::Fabric::make(*self->reactors_, config.fabric);
   if (!fabric) return base::Unexpected{fabric.error()};
   self->fabric_ = *std::move(fabric);
+  self->keeper_.use(*self->fabric_);
 
   // Neither takes pages from the other: the reclaimer looks at the board of what is pinned, and the
   // pinner waits for whoever looked before.
   auto reclaimer = guest::Reclaimer::make(
       [raw = self.get()](const virtio::GuestMemory& memory, std::uint64_t at, std::uint64_t bytes) {
-        return raw->rings_->pinner().board().holds(memory, at, bytes);
+        return raw->rings_->pinner().board().holds(memory, at, bytes) ||
+               raw->wire_board_.holds(memory, at, bytes);
       });
   if (!reclaimer) return base::Unexpected{reclaimer.error()};
   self->reclaimer_ = *std::move(reclaimer);
@@ -176,6 +184,7 @@ void Topology::add(GuestPort port, Done done) {
 }
 
 void Topology::serve(PortUnit& unit, Done done) {
+  follow(unit);
   auto server = vhost::Server::make(loop_, *unit.device, unit.config.server);
   if (!server) {
     const auto error = server.error();
@@ -185,6 +194,7 @@ void Topology::serve(PortUnit& unit, Done done) {
   unit.server = *std::move(server);
   unit.state = UnitState::running;
   watch_sessions(unit.config.device.name, *unit.server, "port");
+  share_memory(unit);
   emit("PORT_ADDED", {{"name", unit.config.device.name}});
   done({});
 }
@@ -245,60 +255,6 @@ void Topology::add(GuestCompanion companion, Done done) {
   companions_.emplace(name, std::move(unit));
   emit(event_of(kind, "ADDED"), {{"name", name}});
   done({});
-}
-
-void Topology::add(UplinkEntry entry, Done done) {
-  const auto name = entry.uplink.name;
-  if (const auto line = conflict(name, {}); !line.empty()) {
-    return done(base::fail("uplink " + name + ": " + line));
-  }
-  std::optional<sriov::VfLease> lease;
-  if (entry.pf) {
-    auto lent = lease_for(entry, pfs_.pool());
-    if (!lent) return done(base::fail("uplink " + name + ": " + lent.error().message));
-    lease = *std::move(lent);
-  }
-  if (entry.uplink.pci) {
-    std::vector<std::string> others;
-    for (const auto& [other, unit] : uplinks_) {
-      if (unit->config.uplink.pci) others.push_back(unit->config.uplink.device);
-    }
-    const auto usable = check_pci_uplink(entry.uplink.device, others, dpdk_mb_);
-    if (!usable) return done(base::fail("uplink " + name + ": " + usable.error().message));
-  }
-  if (auto started = ensure_eal(); !started) return done(started);
-  auto& unit = *uplinks_.emplace(name, std::make_unique<UplinkUnit>()).first->second;
-  unit.config = std::move(entry);
-  unit.lease = std::move(lease);
-  const auto ready = [this, &unit, done] {
-    unit.state = UnitState::running;
-    emit("UPLINK_ADDED", {{"name", unit.config.uplink.name}});
-    done({});
-  };
-  auto uplink = vswitch::open_uplink(unit.config.uplink, *reactors_, *fabric_,
-                                     [this, ready] { loop_.defer(ready); });
-  if (!uplink) {
-    uplinks_.erase(name);
-    return done(base::Unexpected{uplink.error()});
-  }
-  unit.uplink = *std::move(uplink);
-  watch_departure(unit);
-}
-
-// The host unbinds or removes the function, and waits: the uplink goes, everything else stays.
-void Topology::watch_departure(UplinkUnit& unit) {
-  const int fd = unit.uplink->departure_fd();
-  if (fd < 0) return;
-  auto watch = loop_.watch(fd, EPOLLIN, [this, &unit](std::uint32_t) {
-    if (unit.state == UnitState::starting) return;  // asked again at once, until it runs
-    const auto uplink = unit.config.uplink;
-    spdlog::warn("uplink {}: the host wants {} back: it is released; uplink-add takes it again",
-                 uplink.name, uplink.device);
-    emit("UPLINK_LOST", {{"name", uplink.name}, {"device", uplink.device}});
-    unit.departure.reset();
-    remove_uplink(uplink.name, [](const base::Result<void>&) {});
-  });
-  if (watch) unit.departure = *std::move(watch);
 }
 
 base::Result<void> Topology::ensure_eal() {
@@ -367,16 +323,6 @@ void Topology::finish(CompanionUnit& unit, std::function<void()> done) {
   unit.server->close([this, &unit, done] {
     loop_.defer([this, name = unit.config.device.name, done] {
       companions_.erase(name);
-      done();
-    });
-  });
-}
-
-void Topology::finish(UplinkUnit& unit, std::function<void()> done) {
-  unit.departure.reset();
-  unit.uplink->close([this, &unit, done] {
-    loop_.defer([this, name = unit.config.uplink.name, done] {
-      uplinks_.erase(name);
       done();
     });
   });

@@ -21,6 +21,8 @@
 #include "daemon/balancer.hpp"
 #include "daemon/config.hpp"
 #include "daemon/pfs.hpp"
+#include "daemon/uplink_keeper.hpp"
+#include "daemon/uplink_unit.hpp"
 #include "guest/device.hpp"
 #include "guest/reclaimer.hpp"
 #include "net/device.hpp"
@@ -30,10 +32,7 @@
 
 namespace millrace::daemon {
 
-enum class UnitState { starting, running, stopping };
-
-// One guest NIC with its socket, one guest disk with its socket, one uplink. `server` needs
-// `device`.
+// One guest NIC with its socket, one guest disk with its socket. `server` needs `device`.
 struct PortUnit {
   GuestPort config;
   UnitState state = UnitState::starting;
@@ -51,13 +50,6 @@ struct CompanionUnit {
   UnitState state = UnitState::starting;
   std::unique_ptr<guest::Device> device;
   std::unique_ptr<vhost::Server> server;
-};
-struct UplinkUnit {
-  UplinkEntry config;
-  UnitState state = UnitState::starting;
-  std::optional<sriov::VfLease> lease;  // outlives `uplink`, which has the function open
-  std::unique_ptr<vswitch::Uplink> uplink;
-  base::EventLoop::Watch departure;
 };
 
 class Topology {
@@ -145,8 +137,22 @@ class Topology {
   void finish(DiskUnit& unit, std::function<void()> done);
   void finish(CompanionUnit& unit, std::function<void()> done);
   void finish(UplinkUnit& unit, std::function<void()> done);
-  void watch_departure(UplinkUnit& unit);
+  // topology_wire.cpp: zero copy.
+  [[nodiscard]] base::Result<void> make_wire_memory(UplinkUnit& unit, const std::string& function);
+  [[nodiscard]] base::Result<void> check_wire_group(const UplinkUnit& unit,
+                                                    const std::string& function) const;
+  void share_memory(PortUnit& port);
+  void share_all_memory();
+  void look_for_stalls();
   base::Result<void> ensure_eal();
+  // topology_uplinks.cpp
+  [[nodiscard]] std::string standby_conflict(const UplinkEntry& entry) const;
+  base::Result<void> borrow(UplinkEntry& entry, std::optional<sriov::VfLease>& lease);
+  base::Result<void> open_again(UplinkUnit& unit);
+  void let_go(UplinkUnit& unit);
+  void follow(PortUnit& unit);
+  void follow_all();
+  [[nodiscard]] std::optional<bool> isolated(vswitch::PortId port) const;
   void add_next(std::shared_ptr<const Config> config, std::size_t index, Done done);
   void add_when_free(const GuestDisk& disk, unsigned looks, Done done);
   template <class Unit>
@@ -164,16 +170,18 @@ class Topology {
   unsigned dpdk_mb_;
   bool dpdk_hugepages_;
   bool closing_ = false;
-  base::EventLoop::Timer image_wait_;
+  base::EventLoop::Timer image_wait_, stall_looks_;
   std::unique_ptr<base::Result<void>> eal_;  // null: not started yet; it cannot be tried twice
 
   // The order is the order of need: what is destroyed last is needed by all.
   Pfs pfs_;
   std::unique_ptr<base::ReactorPool> reactors_;
   std::unique_ptr<vswitch::Fabric> fabric_;
+  blk::PinBoard wire_board_;  // pages that an uplink's device may read
   std::unique_ptr<guest::Reclaimer> reclaimer_;
   std::unique_ptr<blk::UringPool> rings_;
   Units<UplinkUnit> uplinks_;
+  UplinkKeeper keeper_;
   Units<PortUnit> ports_;
   Units<DiskUnit> disks_;
   Units<CompanionUnit> companions_;

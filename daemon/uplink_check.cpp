@@ -116,4 +116,25 @@ base::Result<> check_pci_uplink(const std::string& address, const std::vector<st
   return check_pinning(megabytes);
 }
 
+base::Result<> check_alone_in_group(const std::string& address,
+                                    const std::vector<std::string>& others,
+                                    const sriov::Sysfs& host) {
+  const auto group = sriov::group_of(host, folder_of(host, address));
+  for (const auto& other : others) {
+    if (!group || sriov::group_of(host, folder_of(host, other)) != group) continue;
+    return base::fail("the PCI function " + address + " shares IOMMU group " +
+                      std::to_string(*group) + " with the uplink " + other +
+                      ", and zero_copy needs the group for one uplink alone; leave zero_copy out "
+                      "of both");
+  }
+  return {};
+}
+
+bool physical_has_link(const std::string& address, const sriov::Sysfs& host) {
+  const auto interfaces = folder_of(host, address) + "physfn/net";
+  return std::ranges::any_of(host.names(interfaces), [&](const std::string& name) {
+    return host.number(interfaces + "/" + name + "/carrier") == 1;
+  });
+}
+
 }  // namespace millrace::daemon

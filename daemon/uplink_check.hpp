@@ -29,4 +29,14 @@ namespace millrace::daemon {
                                               unsigned megabytes,
                                               const sriov::Sysfs& host = sriov::Sysfs{});
 
+// Whether an uplink can have an IOMMU domain of its own, or leave one to another: none of `others`
+// (addresses) is in its function's IOMMU group. One line where one is.
+[[nodiscard]] base::Result<> check_alone_in_group(const std::string& address,
+                                                  const std::vector<std::string>& others,
+                                                  const sriov::Sysfs& host = sriov::Sysfs{});
+
+// Whether the physical function of a virtual one has a link; of a device that is none: no.
+[[nodiscard]] bool physical_has_link(const std::string& address,
+                                     const sriov::Sysfs& host = sriov::Sysfs{});
+
 }  // namespace millrace::daemon

@@ -130,5 +130,28 @@ TEST_F(UplinkCheck, KnowsTheUplinksThatAreThere) {
   EXPECT_EQ(refused({"0000:01:00.1"}), "");
 }
 
+TEST_F(UplinkCheck, KnowsWhoSharesAGroup) {
+  function(address, "vfio-pci", "7");
+  function("0000:01:00.1", "vfio-pci", "7");
+  function("0000:02:00.0", "vfio-pci", "8");
+  EXPECT_TRUE(check_alone_in_group(address, {}, host_));
+  EXPECT_TRUE(check_alone_in_group(address, {"0000:02:00.0"}, host_));
+  const auto shared = check_alone_in_group(address, {"0000:02:00.0", "0000:01:00.1"}, host_);
+  ASSERT_FALSE(shared);
+  EXPECT_EQ(shared.error().message,
+            "the PCI function 0000:01:00.0 shares IOMMU group 7 with the uplink 0000:01:00.1, and "
+            "zero_copy needs the group for one uplink alone; leave zero_copy out of both");
+}
+
+TEST_F(UplinkCheck, KnowsTheLinkOfThePhysicalFunction) {
+  const auto at = fs::path{"sys/bus/pci/devices"} / address;
+  EXPECT_FALSE(physical_has_link(address, host_));  // there is none
+  write("pf/net/eth0/carrier", "0\n");
+  link(at / "physfn", root_ / "pf");
+  EXPECT_FALSE(physical_has_link(address, host_));
+  write("pf/net/eth0/carrier", "1\n");
+  EXPECT_TRUE(physical_has_link(address, host_));
+}
+
 }  // namespace
 }  // namespace millrace::daemon

@@ -5,7 +5,10 @@
 namespace millrace::daemon {
 
 base::Result<sriov::VfLease> lease_for(UplinkEntry& entry, sriov::VfPool& pool) {
-  auto lease = pool.lease({.holder = "uplink " + entry.uplink.name, .physical = entry.pf});
+  // The one that it had before, if any, is lost.
+  auto lease = pool.lease({.holder = "uplink " + entry.uplink.name,
+                           .physical = entry.pf,
+                           .last = sriov::parse_pci_address(entry.uplink.device)});
   if (!lease) return lease;
   if (entry.uplink.mac) {
     const auto set = lease->set(sriov::Setting{*entry.uplink.mac});

@@ -1,17 +1,16 @@
 #include "guest/reclaimer.hpp"
 
 #include <poll.h>
-#include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <array>
-#include <csignal>
 #include <utility>
 
 #include "base/endian.hpp"
 #include "base/error.hpp"
+#include "base/quiet_thread.hpp"
 #include "virtio/wire/balloon.hpp"
 
 namespace millrace::guest {
@@ -39,13 +38,7 @@ base::Result<std::unique_ptr<Reclaimer>> Reclaimer::make(Pinned pinned) {
 
 Reclaimer::Reclaimer(base::Fd event, Pinned pinned)
     : event_{std::move(event)}, pinned_{std::move(pinned)} {
-  sigset_t all, before;
-  ::sigfillset(&all);
-  for (const int own : {SIGBUS, SIGSEGV, SIGFPE, SIGILL}) ::sigdelset(&all, own);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);  // signals are for the thread that handles them
-  thread_ = std::thread{[this] { run(); }};
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  ::pthread_setname_np(thread_.native_handle(), "reclaimer");
+  thread_ = base::start_quiet_thread("reclaimer", [this] { run(); });
 }
 
 Reclaimer::~Reclaimer() {

@@ -22,6 +22,7 @@ struct Config {
   bool rss = true, hash_report = false, coalescing = true;
   bool offloads = true;                 // checksum and segmentation offload bits
   bool packed = true, in_order = true;  // offer RING_PACKED, IN_ORDER
+  bool link_changes = false;            // set_link() is called: the guest is to hear of it
   bool ring_reset = false;  // offer RING_RESET: the front-end stops a queue that its guest resets
   vswitch::PortConfig port{};  // VLANs, isolation, quota
 };

@@ -79,7 +79,7 @@ base::Result<void> NetDevice::join(std::function<void()> ready) {
 std::span<const std::byte> NetDevice::config() const {
   space_ = virtio::wire::NetConfig{};
   if (driver_.mac) std::memcpy(space_.mac, driver_.mac->data(), sizeof(space_.mac));
-  space_.status = base::le16{virtio::wire::net_status_link_up};
+  space_.status = base::le16{link_up_ ? virtio::wire::net_status_link_up : std::uint16_t{0}};
   space_.max_virtqueue_pairs = base::le16{static_cast<std::uint16_t>(config_.pairs)};
   space_.mtu = base::le16{mtu_};
   if ((features_ & (nf::rss | nf::hash_report)) != 0) {
@@ -126,6 +126,10 @@ base::Result<void> NetDevice::set_mtu(std::uint16_t mtu) {
   }
   mtu_ = mtu;
   return {};
+}
+
+void NetDevice::set_link(bool up) {
+  if (std::exchange(link_up_, up) != up) config_changed();
 }
 
 Role NetDevice::role_of(unsigned index) const {
@@ -231,6 +235,7 @@ Status NetDevice::status() const {
   Status status;
   status.connected = connected();
   status.mtu = mtu_;
+  status.link_up = link_up_;
   status.offloads = offload_names(negotiated());
   if (has_control()) {
     status.driver = {.pairs = receiving_pairs(),

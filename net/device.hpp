@@ -23,6 +23,17 @@ class Device : public virtio::DeviceBase {
   [[nodiscard]] virtual vswitch::PortId port() const = 0;
   // A copy of the numbers as of now; traffic of each queue over all its starts.
   [[nodiscard]] virtual Status status() const = 0;
+  // What the driver is told of its link (VIRTIO_NET_S_LINK_UP, virtio 1.2 §5.1.4); up until then.
+  // Nothing else changes: a driver that sends all the same is served. A change is told by
+  // CONFIG_CHANGE, to a front-end that leaves the configuration space to us.
+  virtual void set_link(bool up) = 0;
+  // Whether its guest's frames may be held by the switch's ports beyond their delivery, by a device
+  // that reads them where they are. Off at first.
+  virtual void lend(bool lends) = 0;
+  // The guest's memory, of each front-end: `hook` hears of every change, at once of what is there.
+  // Null: there is none any more. What it names stays as long as somebody has it.
+  using MemoryHook = std::function<void(const std::shared_ptr<const virtio::GuestMemory>&)>;
+  virtual void on_memory(MemoryHook hook) = 0;
   // Removes the switch port; needs all queues stopped. `done` runs, then it may be destroyed.
   virtual void close(std::function<void()> done) = 0;
 };

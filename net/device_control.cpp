@@ -83,9 +83,16 @@ void NetDevice::give_settings(Pair& pair, std::function<void()> next) {
 void NetDevice::give_settings(Sender& sender, std::function<void()> next) {
   if (sender.moving) return sender.unset.push_back(std::move(next));
   const Pace pace = Pace::of(driver_.transmit);
+  // What the queue does not need of it comes back in it and is dropped here.
+  const auto loans = std::make_shared<std::unique_ptr<Loans>>();
+  const bool lends = lends_ && tracked_.at(sender.worker->queue().index());
+  if (lends) *loans = std::make_unique<Loans>(sender.worker->queue());
   pool().post(
       sender.reactor,
-      [worker = sender.worker, pace](base::Reactor&) noexcept { worker->set_pace(pace); },
+      [worker = sender.worker, pace, lends, loans](base::Reactor&) noexcept {
+        worker->set_pace(pace);
+        worker->set_lending(lends, *loans);
+      },
       std::move(next));
 }
 

@@ -57,6 +57,27 @@ TEST_F(NetDeviceTest, ConfigurationSpace) {
   EXPECT_FALSE(device_->write_config(0, {&zero, 1}));
 }
 
+TEST_F(NetDeviceTest, TellsItsDriverOfTheLink) {
+  make({.name = "a", .mac = guest_mac});
+  EXPECT_FALSE(device_->offers_config());
+  make({.name = "a", .mac = guest_mac, .link_changes = true});
+  EXPECT_TRUE(device_->offers_config());
+  unsigned told = 0;
+  device_->on_config_change([&told] { ++told; });
+  device_->set_link(true);  // as it is
+  EXPECT_EQ(told, 0u);
+  device_->set_link(false);
+  EXPECT_EQ(told, 1u);
+  EXPECT_EQ(config_space().status.host(), 0);
+  EXPECT_FALSE(device_->status().link_up);
+  device_->set_features(0);  // a driver that begins anew has the same wire
+  EXPECT_EQ(config_space().status.host(), 0);
+  device_->set_link(true);
+  EXPECT_EQ(told, 2u);
+  EXPECT_EQ(config_space().status.host(), 1);
+  device_->on_config_change({});
+}
+
 TEST_F(NetDeviceTest, RefusesABadConfigurationInOneLine) {
   const auto refused = [&](const Config& config) {
     const std::string line = error_of(config, *pool_, *fabric_);

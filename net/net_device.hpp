@@ -28,6 +28,7 @@ class NetDevice final : public Device {
         fabric_{fabric},
         features_{features_of(config)},
         mtu_{config.mtu},
+        tracked_(queues_max()),
         pairs_(config.pairs),
         senders_(config.pairs),
         roles_(queues_max(), Role::none),
@@ -41,6 +42,11 @@ class NetDevice final : public Device {
   [[nodiscard]] virtio::DeviceKind kind() const override { return virtio::DeviceKind::net; }
   [[nodiscard]] std::uint64_t features() const override { return features_; }
   [[nodiscard]] std::span<const std::byte> config() const override;
+  // A front-end that serves the control queue itself has no use for it unless the link may change,
+  // and QEMU warns at every start about a net back-end that offers one.
+  [[nodiscard]] bool offers_config() const override {
+    return config_.control_queue || config_.link_changes;
+  }
   base::Result<void> write_config(std::uint32_t, std::span<const std::byte>) override {
     return base::fail("port " + name() + ": the configuration of a network device is read-only");
   }
@@ -52,6 +58,12 @@ class NetDevice final : public Device {
   [[nodiscard]] const Config& net_config() const override { return config_; }
   [[nodiscard]] vswitch::PortId port() const override { return port_; }
   [[nodiscard]] Status status() const override;
+  void set_link(bool up) override;
+  void lend(bool lends) override;
+  void on_memory(MemoryHook hook) override;
+  void start_queue(virtio::QueueStart start, Done done) override;
+  void set_memory(std::shared_ptr<const virtio::GuestMemory> memory, Done done) override;
+  void set_connected(bool connected) override;
   void close(std::function<void()> done) override { fabric_.remove_port(port_, std::move(done)); }
 
  protected:
@@ -124,13 +136,21 @@ class NetDevice final : public Device {
   void give_settings(Sender& sender, std::function<void()> next);
   void spread_settings(const std::function<void()>& next);
   [[nodiscard]] Totals totals(unsigned index) const;
+  void use_memory(const std::shared_ptr<const virtio::GuestMemory>& memory);
 
   const Config config_;
   vswitch::Fabric& fabric_;
   const std::uint64_t features_;
   std::uint16_t mtu_;
+  bool link_up_ = true;
   DriverState driver_;
   bool steered_ = false;  // the switch was told a table
+  bool lends_ = false;
+  // By queue: whether a successor is told which buffers were taken. Without, it takes the first
+  // that were not used, so buffers have to be used in their order, and nothing is lent.
+  std::vector<bool> tracked_;
+  std::shared_ptr<const virtio::GuestMemory> memory_;  // the front-end's; null: not known
+  MemoryHook memory_hook_;
   std::shared_ptr<virtio::KeptArea> kept_;
   vswitch::PortId port_ = vswitch::no_port;
   std::vector<SwitchSide> sides_;  // by reactor; fixed once joined

@@ -19,6 +19,9 @@ namespace {
 
 constexpr std::uint32_t ethernet_header = 14, vlan_tag = 4;
 
+// TSC cycles in which a reactor that is busy with others fills a processor's caches anew.
+constexpr std::uint64_t forgotten_after = 400'000;
+
 // Bytes of Ethernet header and VLAN tags (at most two), which an MTU does not count.
 std::uint32_t link_header(const Packet& packet) noexcept {
   std::uint32_t size = ethernet_header;
@@ -94,12 +97,20 @@ void RxPort::deliver(std::span<const Packet* const> packets) noexcept {
   if (q.fault() != Fault::none) return side_.counters->drop_queue_fault.add(packets.size());
   written_ = written_bytes_ = 0;
   fault_ = Fault::none;
+  // What the last burst asked for is gone where many others came in between.
+  const bool forgotten = reactor_->round_cycles() - delivered_at_ > forgotten_after;
+  delivered_at_ = reactor_->round_cycles();
   q.with_ring([&](auto& ring) {
+    if (forgotten) {
+      ring.look(packets.size());
+      ring.prefetch_to_write(packets.size());
+    }
     if (reports_hash_) {
       for (const Packet* packet : packets) accept<HashedHeader>(ring, *packet);
     } else {
       for (const Packet* packet : packets) accept<PlainHeader>(ring, *packet);
     }
+    if (forgotten) return;
     // The driver's processor had these last: they are on their way while the next burst is made.
     ring.prefetch_to_write(vswitch::burst_max);
     ring.prefetch(2 * vswitch::burst_max);

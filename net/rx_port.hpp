@@ -119,6 +119,7 @@ class RxPort final : public virtio::QueueWorker, public vswitch::Port {
   base::Reactor* reactor_ = nullptr;
   bool quiesced_ = false;
   virtio::Fault fault_ = virtio::Fault::none;  // found in this burst
+  std::uint64_t delivered_at_ = 0;             // TSC of the round of the last burst
   QueueTraffic traffic_;
 
   struct Used {

@@ -28,6 +28,7 @@ struct DriverStatus {
 struct Status {
   bool connected = false;
   std::uint16_t mtu = 0;               // 0: not set
+  bool link_up = true;                 // as the driver is told
   std::string offloads;                // negotiated, as words; "none" without a guest
   std::optional<DriverStatus> driver;  // none: it has no control queue here
   std::vector<PairStatus> pairs;

@@ -117,8 +117,9 @@ base::Result<VfLease> VfPool::lease(const VfRequest& request) {
   }
   std::string why;
   auto free = candidates(request, why);
-  std::ranges::sort(free, {}, [](const Candidate& each) {
-    return std::tuple{each.far, each.lent, each.physical, each.function.index};
+  std::ranges::sort(free, {}, [&request](const Candidate& each) {
+    const bool last = each.function.address == request.last;
+    return std::tuple{last, each.far, each.lent, each.physical, each.function.index};
   });
   for (auto& each : free) {
     const auto name = name_of(each.physical, each.function.index);

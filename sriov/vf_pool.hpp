@@ -25,6 +25,7 @@ struct VfRequest {
   std::string holder;                    // for a person: "uplink wan0"
   std::optional<PciAddress> physical{};  // nullopt: of any
   int node = base::any_node;             // where its user runs
+  std::optional<PciAddress> last{};      // of all that are free: one that failed its holder
 };
 
 class VfPool;

@@ -50,6 +50,14 @@ TEST_F(VfPoolTest, LendsEachOnceNearFirst) {
   EXPECT_EQ(lent({"e", FakeHost::pf, 1}), 0u);
 }
 
+TEST_F(VfPoolTest, OneThatFailedIsLentLast) {
+  const auto failed = FakeHost::vf(0);
+  EXPECT_EQ(lent({.holder = "a", .last = failed}), 1u);
+  EXPECT_EQ(lent({.holder = "b", .last = failed}), 2u);
+  EXPECT_EQ(lent({.holder = "c", .last = failed}), 3u);
+  EXPECT_EQ(lent({.holder = "d", .last = failed}), 0u);  // better than none
+}
+
 TEST_F(VfPoolTest, WhatSomebodyElseHasIsNotLent) {
   host.hold(0, 4711, "qemu");
   host.netdev_up(1, "eth9");

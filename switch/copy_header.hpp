@@ -19,7 +19,7 @@ template <std::size_t Block>
 [[gnu::always_inline]] inline void copy_header(std::byte* out, const std::byte* in,
                                                std::size_t size) noexcept {
   static_assert(Packet::header_max <= 128);
-  if (size >= 64) return copy_both_ends<64>(out, in, size);
+  if (size > 64) return copy_both_ends<64>(out, in, size);
   if (size >= 32) return copy_both_ends<32>(out, in, size);
   if (size >= 16) return copy_both_ends<16>(out, in, size);
   std::memcpy(out, in, size);

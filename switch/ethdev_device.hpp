@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,10 @@ class EthdevDevice {
   [[nodiscard]] const std::vector<EthdevQueueConfig>& queues() const { return queues_; }
   // Readable once the host wants the device back; -1: never.
   [[nodiscard]] int departure_fd() const { return departure_ ? departure_->fd() : -1; }
+  [[nodiscard]] LinkState link() const;
+  // Drops what waits in the receive queues, as many frames as they hold. Nobody else polls them.
+  void forget_received();
+  [[nodiscard]] std::optional<Uplink::Group> group() const;
   // Fills everything but names, reactors and what queues count.
   void read_status(UplinkStatus& status) const;
   [[nodiscard]] std::vector<Uplink::DriverCounter> counters() const;
@@ -39,11 +44,12 @@ class EthdevDevice {
   [[nodiscard]] base::Result<> plug(const std::string& arguments);
   [[nodiscard]] base::Result<> bring_up();
   [[nodiscard]] base::Result<std::uint16_t> choose_mtu(const rte_eth_dev_info& info) const;
+  [[nodiscard]] base::Result<> choose_zero_copy();
   void choose_offloads(const rte_eth_dev_info& info, rte_eth_conf& conf);
   [[nodiscard]] base::Result<> make_queues();
   [[nodiscard]] base::Result<> start(const rte_eth_dev_info& info, rte_eth_conf& conf);
-  [[nodiscard]] base::Result<> set_up_queue(const EthdevQueueConfig& queue,
-                                            const rte_eth_dev_info& info, const rte_eth_conf& conf);
+  [[nodiscard]] base::Result<> set_up_queue(EthdevQueueConfig& queue, const rte_eth_dev_info& info,
+                                            const rte_eth_conf& conf);
   [[nodiscard]] base::Result<> hear_everybody();
   void find_wake_descriptors(bool interrupts);
   [[nodiscard]] base::Error error(const std::string& doing, int result) const;

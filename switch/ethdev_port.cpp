@@ -1,8 +1,12 @@
 #include "switch/ethdev_port.hpp"
 
+#include <algorithm>
+#include <array>
 #include <utility>
 
+#include "base/check.hpp"
 #include "switch/ethdev_device.hpp"
+#include "switch/region_swap.hpp"
 
 namespace millrace::vswitch {
 
@@ -17,32 +21,8 @@ std::function<void()> after(std::size_t count, std::function<void()> then) {
 
 class EthdevUplink final : public Uplink {
  public:
-  EthdevUplink(UplinkConfig config, base::ReactorPool& pool, Fabric& fabric,
-               std::unique_ptr<EthdevDevice> device, PortId port)
-      : config_{std::move(config)},
-        pool_{pool},
-        fabric_{fabric},
-        device_{std::move(device)},
-        port_{port} {
-    for (const auto& queue : device_->queues()) {
-      const unsigned reactor = pool.place();
-      lanes_.push_back(
-          {reactor, std::make_unique<EthdevQueue>(queue, pool.at(reactor), fabric.bridge(reactor),
-                                                  fabric.counters(port, reactor), port)});
-    }
-  }
-
-  void start(std::function<void()> done) {
-    const auto each = after(lanes_.size(), std::move(done));
-    for (unsigned i = 0; i < lanes_.size(); ++i) {
-      const auto& [reactor, owned] = lanes_[i];
-      fabric_.add_endpoint(port_, i, reactor, owned.get(),
-                           [this, each, reactor = reactor, queue = owned.get()] {
-                             pool_.post(
-                                 reactor, [queue](base::Reactor&) { queue->start(); }, each);
-                           });
-    }
-  }
+  EthdevUplink(UplinkConfig config, base::ReactorPool& pool, Fabric& fabric, PortId port)
+      : config_{std::move(config)}, pool_{pool}, fabric_{fabric}, port_{port} {}
 
   [[nodiscard]] UplinkStatus status() const override {
     UplinkStatus out;
@@ -53,36 +33,176 @@ class EthdevUplink final : public Uplink {
       out.queues.push_back(
           {lane.reactor, figures.received.get(), figures.sent.get(), figures.interrupts.get()});
     }
+    if (config_.zero_copy) out.zero_copy = zero_copy();
     if (device_) device_->read_status(out);
     return out;
   }
   [[nodiscard]] PortId port() const override { return port_; }
+  [[nodiscard]] bool attached() const override { return device_ != nullptr; }
+  [[nodiscard]] bool carries() const override { return carries_; }
+  [[nodiscard]] LinkState link() const override { return device_ ? device_->link() : LinkState{}; }
   [[nodiscard]] int departure_fd() const override { return device_ ? device_->departure_fd() : -1; }
+  [[nodiscard]] std::optional<Group> group() const override {
+    return device_ ? device_->group() : std::nullopt;
+  }
   [[nodiscard]] std::vector<DriverCounter> driver_counters() const override {
     return device_ ? device_->counters() : std::vector<DriverCounter>{};
   }
 
-  // Off the switch first, then off the reactors, then the device goes.
-  void close(std::function<void()> done) override {
-    const auto gone = after(lanes_.size(), [this, done = std::move(done)] {
-      device_.reset();
-      for (const auto& lane : lanes_) pool_.unplace(lane.reactor);
-      fabric_.remove_port(port_, done);
-    });
-    for (unsigned i = 0; i < lanes_.size(); ++i) {
-      const auto& [reactor, owned] = lanes_[i];
-      fabric_.remove_endpoint(port_, i, [this, gone, reactor = reactor, queue = owned.get()] {
-        pool_.post(
-            reactor, [queue](base::Reactor&) { queue->stop(); }, gone);
-      });
+  base::Result<> attach(const std::string& device) override {
+    CHECK(device_ == nullptr && lanes_.empty());
+    auto config = config_;
+    config.device = device;
+    auto opened = EthdevDevice::open(config);
+    if (!opened) return base::Unexpected{opened.error()};
+    config_.device = device;
+    take(*std::move(opened));
+    waited_ = true;
+    return {};
+  }
+
+  void wait() { waited_ = true; }
+  void take(std::unique_ptr<EthdevDevice> device) {
+    device_ = std::move(device);
+    for (const auto& queue : device_->queues()) {
+      const unsigned reactor = pool_.place();
+      lanes_.push_back(
+          {reactor, std::make_unique<EthdevQueue>(queue, pool_.at(reactor), fabric_.bridge(reactor),
+                                                  fabric_.counters(port_, reactor), port_)});
     }
   }
 
+  void detach(Done done) override {
+    CHECK(!carries_);
+    const auto gone = [this, done = std::move(done)] {
+      for (const auto& lane : lanes_) pool_.unplace(lane.reactor);
+      past_ = zero_copy();
+      lanes_.clear();
+      done();
+    };
+    if (!config_.zero_copy) {
+      device_.reset();
+      return gone();
+    }
+    // Nobody asks a device that is closed what it is done with: it is done with everything.
+    on_lanes(&EthdevQueue::forget_device, [this, gone] {
+      device_.reset();
+      on_lanes(&EthdevQueue::abandon, [this, gone] { when_swapped(gone); });
+    });
+  }
+
+  void set_regions(std::shared_ptr<const DmaRegions> regions, Done done) override {
+    if (lanes_.empty()) return done();
+    const auto each = after(lanes_.size(), std::move(done));
+    for (const auto& lane : lanes_) {
+      ++swaps_;
+      pool_.post(lane.reactor, std::make_unique<RegionSwap>(*lane.queue, regions, [this, each] {
+                   each();
+                   if (--swaps_ == 0 && on_swapped_) std::exchange(on_swapped_, {})();
+                 }));
+    }
+  }
+
+  void carry(bool carries, Done done) override {
+    CHECK(device_ != nullptr);
+    if (carries == carries_) return done();
+    carries_ = carries;
+    const auto each = after(lanes_.size(), std::move(done));
+    if (carries) {
+      if (waited_) device_->forget_received();
+      join(each);
+    } else {
+      waited_ = true;
+      leave(each);
+    }
+  }
+
+  void send(std::shared_ptr<const std::vector<Packet>> frames, Done done) override {
+    if (!carries_ || frames->empty()) return done();
+    send_from(0, std::move(frames), std::move(done));
+  }
+
+  // Off the switch first, then off the reactors, then the device goes.
+  void close(Done done) override {
+    const auto gone = [this, done = std::move(done)] { fabric_.remove_port(port_, done); };
+    if (device_ == nullptr) return gone();
+    carry(false, [this, gone] { detach(gone); });
+  }
+
  private:
+  // Of all devices that it had.
+  [[nodiscard]] UplinkStatus::ZeroCopy zero_copy() const {
+    auto sum = past_;
+    for (const auto& lane : lanes_) {
+      const auto& figures = lane.queue->figures();
+      sum.packets += figures.zero_copy_packets.get();
+      sum.bytes += figures.zero_copy_bytes.get();
+      sum.done += figures.zero_copy_done.get();
+      sum.copied_small += figures.copied_small.get();
+      sum.copied_not_lent += figures.copied_not_lent.get();
+      sum.copied_unmapped += figures.copied_unmapped.get();
+      sum.copied_busy += figures.copied_busy.get();
+      sum.copied_slow += figures.copied_slow.get();
+    }
+    return sum;
+  }
+
   struct Lane {
     unsigned reactor;
     std::unique_ptr<EthdevQueue> queue;
   };
+
+  void join(const Done& each) {
+    for (unsigned i = 0; i < lanes_.size(); ++i) {
+      const auto& [reactor, owned] = lanes_[i];
+      fabric_.add_endpoint(port_, i, reactor, owned.get(),
+                           [this, each, reactor = reactor, queue = owned.get()] {
+                             pool_.post(
+                                 reactor, [queue](base::Reactor&) { queue->start(); }, each);
+                           });
+    }
+  }
+
+  void leave(const Done& each) {
+    for (unsigned i = 0; i < lanes_.size(); ++i) {
+      const auto& [reactor, owned] = lanes_[i];
+      fabric_.remove_endpoint(port_, i, [this, each, reactor = reactor, queue = owned.get()] {
+        pool_.post(
+            reactor, [queue](base::Reactor&) { queue->stop(); }, each);
+      });
+    }
+  }
+
+  void on_lanes(void (EthdevQueue::*does)() noexcept, const Done& done) {
+    const auto each = after(lanes_.size(), done);
+    for (const auto& [reactor, owned] : lanes_) {
+      pool_.post(
+          reactor, [queue = owned.get(), does](base::Reactor&) { (queue->*does)(); }, each);
+    }
+  }
+
+  // No queue is named by a RegionSwap any more.
+  void when_swapped(Done done) {
+    if (swaps_ == 0) return done();
+    on_swapped_ = std::move(done);
+  }
+
+  // A burst for each command, so that the reactor has time for others in between.
+  void send_from(std::size_t first, std::shared_ptr<const std::vector<Packet>> frames, Done done) {
+    if (!carries_ || first >= frames->size()) return done();
+    const auto& [reactor, owned] = lanes_.front();
+    pool_.post(
+        reactor,
+        [queue = owned.get(), frames, first](base::Reactor&) noexcept {
+          std::array<const Packet*, burst_max> burst;
+          const std::size_t count = std::min(burst.size(), frames->size() - first);
+          for (std::size_t i = 0; i < count; ++i) burst[i] = &(*frames)[first + i];
+          queue->deliver({burst.data(), count});
+        },
+        [this, first, frames, done = std::move(done)] {
+          send_from(first + burst_max, frames, done);
+        });
+  }
 
   UplinkConfig config_;
   base::ReactorPool& pool_;
@@ -90,6 +210,11 @@ class EthdevUplink final : public Uplink {
   std::unique_ptr<EthdevDevice> device_;
   PortId port_;
   std::vector<Lane> lanes_;
+  bool carries_ = false;
+  unsigned swaps_ = 0;  // under way
+  Done on_swapped_;
+  UplinkStatus::ZeroCopy past_;  // of devices that are closed
+  bool waited_ = false;          // the device was open for a while without a reader
 };
 
 }  // namespace
@@ -104,8 +229,14 @@ base::Result<std::unique_ptr<Uplink>> open_uplink(const UplinkConfig& config,
   port_config.uplink = true;
   const auto port = fabric.add_port(port_config, {});
   if (!port) return base::Unexpected{port.error()};
-  auto uplink = std::make_unique<EthdevUplink>(config, pool, fabric, *std::move(device), *port);
-  uplink->start(std::move(done));
+  auto uplink = std::make_unique<EthdevUplink>(config, pool, fabric, *port);
+  uplink->take(*std::move(device));
+  if (config.carries) {
+    uplink->carry(true, std::move(done));
+  } else {
+    uplink->wait();
+    done();
+  }
   return std::unique_ptr<Uplink>{std::move(uplink)};
 }
 

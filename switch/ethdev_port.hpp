@@ -1,5 +1,6 @@
-// EthdevPort: a DPDK ethdev as a switch port (an uplink): receives by rte_eth_rx_burst, transmits
-// copies. Each queue's data path is on one reactor; set-up and removal are control's.
+// EthdevPort: a DPDK ethdev as a switch port (an uplink): see EthdevQueue for its data path, each
+// queue of which is on one reactor; set-up and removal are control's. The port outlives its device:
+// that can be closed, and the same or another one opened for the port.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "base/reactor_pool.hpp"
+#include "switch/dma_regions.hpp"
 #include "switch/fabric.hpp"
 
 namespace millrace::vswitch {
@@ -21,7 +23,15 @@ struct UplinkConfig {
   bool pci = false;  // device is the address of a PCI function that vfio-pci drives: 0000:01:00.0
   unsigned queues = 1;     // receive and transmit queues, each on a reactor of its own
   std::uint16_t mtu = 0;   // 0: the most that the device can, up to 9216
+  bool zero_copy = false;  // guests' payloads go out from where they lie; see set_regions()
   std::optional<Mac> mac;  // the one station behind it: for a function that hears nobody else
+  bool carries = true;     // false: open, but hears and sends nothing until carry(true)
+};
+
+struct LinkState {
+  bool up = false;
+  std::uint32_t speed_mbps = 0;  // 0: not known
+  friend bool operator==(const LinkState&, const LinkState&) = default;
 };
 
 struct UplinkStatus {
@@ -30,26 +40,67 @@ struct UplinkStatus {
     std::uint64_t received = 0, sent = 0;  // frames
     std::uint64_t interrupts = 0;          // that said that frames wait
   };
+  // What the wire got of guests' payloads; see EthdevQueue::Figures.
+  struct ZeroCopy {
+    std::uint64_t packets = 0, bytes = 0, done = 0;
+    std::uint64_t copied_small = 0, copied_not_lent = 0, copied_unmapped = 0, copied_busy = 0;
+    std::uint64_t copied_slow = 0;
+  };
   std::string name, device, driver;
-  bool link_up = false;
-  std::uint32_t speed_mbps = 0;
   std::uint16_t mtu = 0;
-  std::vector<Queue> queues;  // at least one
+  std::vector<Queue> queues;          // none without a device
+  std::optional<ZeroCopy> zero_copy;  // none: it is off
   Mac mac{};
 };
 
 class Uplink {
  public:
+  using Done = std::function<void()>;
+
   virtual ~Uplink() = default;
+  // What is known without asking the device.
   [[nodiscard]] virtual UplinkStatus status() const = 0;
   [[nodiscard]] virtual PortId port() const = 0;
-  // Takes it off its reactor and closes the device; `done` runs on control, then it may be
-  // destroyed.
-  virtual void close(std::function<void()> done) = 0;
-  // A descriptor that is readable once the host wants the device back and waits for close(); -1:
-  // that cannot happen. Valid until close().
+  // Takes it off its reactors, closes the device and removes the port; `done` runs on control, then
+  // it may be destroyed. Not while a carry() or detach() has not answered.
+  virtual void close(Done done) = 0;
+
+  // Whether it has a device; and whether that carries frames. One that does not hears and sends
+  // nothing, but its link is watched: a standby. What the switch has for it is dropped and counted.
+  [[nodiscard]] virtual bool attached() const = 0;
+  [[nodiscard]] virtual bool carries() const = 0;
+  // Needs a device. What it received while it did not carry is forgotten. One at a time; `done`
+  // runs on control when every reactor knows.
+  virtual void carry(bool carries, Done done) = 0;
+  // Closes the device, which carries nothing; what it was lent comes back. What its queues counted
+  // is gone, the port's counters stay. `done` runs on control, once or at once.
+  virtual void detach(Done done) = 0;
+  // Opens a device for the port, in place of one that was detached; it carries nothing yet. Errors
+  // in one line, and it is as before.
+  virtual base::Result<> attach(const std::string& device) = 0;
+
+  // The memory of guests that its device reaches from now on: none of it after attach(). `done`
+  // runs on control when the device reads nothing any more of what it reached before and does not
+  // now; at once without a device.
+  virtual void set_regions(std::shared_ptr<const DmaRegions> regions, Done done) = 0;
+
+  // As the device says now (registers, or a message to it: microseconds); down without one. Of one
+  // that does not answer a driver may wait for seconds to hear, as in all that asks the device.
+  [[nodiscard]] virtual LinkState link() const = 0;
+  // Sends frames of ours past the switch, as they are; none without a device that carries. `done`
+  // runs on control when they are on their way.
+  virtual void send(std::shared_ptr<const std::vector<Packet>> frames, Done done) = 0;
+
+  // A descriptor that is readable once the host wants the device back and waits for detach() or
+  // close(); -1: that cannot happen. Valid until then.
   [[nodiscard]] virtual int departure_fd() const = 0;
-  // What the driver counts by itself: missed frames, errors of the wire.
+  // A PCI function's IOMMU group, which the driver has open; its descriptor is the driver's.
+  struct Group {
+    int fd = -1;
+    unsigned number = 0;
+  };
+  [[nodiscard]] virtual std::optional<Group> group() const = 0;
+  // What the driver counts by itself: missed frames, errors of the wire. Asks the device.
   struct DriverCounter {
     std::string name;
     std::uint64_t value;
@@ -58,7 +109,7 @@ class Uplink {
 };
 
 // Needs an initialised EAL (daemon/eal). Hot-plugs the device, starts its queues, joins the switch.
-// `done` runs when it carries packets. Errors in one line.
+// `done` runs when it carries packets, or shall not yet. Errors in one line.
 base::Result<std::unique_ptr<Uplink>> open_uplink(const UplinkConfig& config,
                                                   base::ReactorPool& pool, Fabric& fabric,
                                                   std::function<void()> done);

@@ -11,6 +11,7 @@
 
 #include "base/clock.hpp"
 #include "switch/copy_header.hpp"
+#include "switch/ethdev_lending.hpp"
 #include "switch/gso.hpp"
 #include "switch/header.hpp"
 
@@ -24,6 +25,8 @@ constexpr std::uint32_t frame_min = 60;
 constexpr std::array<std::byte, frame_min> zeros{};
 constexpr std::uint64_t empty_gap_ns = 5'000;  // a look at an empty queue may cost a system call
 constexpr std::uint64_t nap_ns = 1'000'000, long_nap_ns = 10'000'000;
+constexpr std::uint64_t loan_nap_ns = 50'000;
+constexpr std::uint64_t slow_ns = 20'000'000;     // a burst at 10 Mbit/s
 constexpr std::uint64_t calm_ns = 2'000'000'000;  // no frame for so long: longer naps
 
 // Fetches the header and names the rest. False: a frame that no packet can describe.
@@ -104,10 +107,19 @@ EthdevQueue::EthdevQueue(const EthdevQueueConfig& config, base::Reactor& reactor
       port_{port},
       empty_gap_cycles_{base::ns_to_cycles(empty_gap_ns)},
       calm_cycles_{base::ns_to_cycles(calm_ns)},
+      slow_cycles_{base::ns_to_cycles(slow_ns)},
       packets_{std::make_unique<std::array<Packet, burst_max>>()},
-      segment_{std::make_unique<Packet>()} {}
+      segment_{std::make_unique<Packet>()} {
+  if (config_.zero_copy_min == 0) return;
+  loans_ = std::make_unique<WireLoans>(config_.tx_ring);
+  lending_ = std::make_unique<Lending>();
+  regions_ = std::make_shared<const DmaRegions>();
+}
+
+EthdevQueue::~EthdevQueue() = default;
 
 void EthdevQueue::start() noexcept {
+  forget_device();  // from now on poll() looks
   // Gives this thread a cache in every mempool; without one it works, a little slower.
   if (rte_lcore_id() == LCORE_ID_ANY) static_cast<void>(rte_thread_register());
   found_at_ = reactor_.round_cycles();
@@ -122,11 +134,17 @@ void EthdevQueue::start() noexcept {
 void EthdevQueue::stop() noexcept {
   reactor_.remove(*this);
   if (config_.wake_fd >= 0) reactor_.unwatch(config_.wake_fd);
+  if (loans_ != nullptr && loans_->any()) lending_->leftovers.begin(*this);
+}
+
+void EthdevQueue::forget_device() noexcept {
+  if (lending_ != nullptr) lending_->leftovers.end();
 }
 
 bool EthdevQueue::poll() noexcept {
-  if (reactor_.round_cycles() - empty_at_ < empty_gap_cycles_) return false;
-  return receive() != 0;
+  const bool reaped = loans_ != nullptr && reap();
+  if (reactor_.round_cycles() - empty_at_ < empty_gap_cycles_) return reaped;
+  return receive() != 0 || reaped;
 }
 
 unsigned EthdevQueue::receive() noexcept {
@@ -153,6 +171,7 @@ unsigned EthdevQueue::receive() noexcept {
 // With a descriptor a frame that waits wakes the reactor; without, one more look and a nap. A frame
 // that came before the interrupt was on is found by the look after it.
 bool EthdevQueue::arm() noexcept {
+  if (loans_ != nullptr && reap()) return true;
   if (config_.interrupts && config_.wake_fd >= 0) {
     static_cast<void>(rte_eth_dev_rx_intr_enable(config_.device, config_.queue));
     return receive() != 0;
@@ -170,6 +189,7 @@ void EthdevQueue::disarm() noexcept {
 
 // Some drivers have the calls for interrupts and never get one: until one was seen, naps.
 std::uint64_t EthdevQueue::sleep_ns_max() const noexcept {
+  if (loans_ != nullptr && loans_->any()) return loan_nap_ns;  // nothing tells that one is over
   if (config_.wake_fd >= 0 && (!config_.interrupts || figures_.interrupts.get() != 0)) {
     return sleep_for_ever;
   }
@@ -177,15 +197,20 @@ std::uint64_t EthdevQueue::sleep_ns_max() const noexcept {
 }
 
 void EthdevQueue::deliver(std::span<const Packet* const> packets) noexcept {
+  loans_ == nullptr ? deliver_all<false>(packets) : deliver_all<true>(packets);
+}
+
+template <bool lends>
+void EthdevQueue::deliver_all(std::span<const Packet* const> packets) noexcept {
   for (const Packet* packet : packets) {
     const Offload& offload = packet->offload;
     if (offload.gso == Gso::none) {
-      send(*packet);
+      send<lends>(*packet);
     } else if (takes_whole(offload)) {
-      send(*packet);
+      send<lends>(*packet);
     } else {
       counters_.segmented.add();
-      send_segments(*packet);
+      send_segments<lends>(*packet);
     }
   }
   flush();
@@ -197,11 +222,13 @@ bool EthdevQueue::takes_whole(const Offload& offload) const noexcept {
          offload.gso_size <= tso_size_max;
 }
 
+template <bool lends>
 void EthdevQueue::send_segments(const Packet& whole) noexcept {
   Segmenter segmenter{whole};
-  while (segmenter.next(*segment_)) send(*segment_);
+  while (segmenter.next(*segment_)) send<lends>(*segment_);
 }
 
+template <bool lends>
 void EthdevQueue::send(const Packet& packet) noexcept {
   const Offload& offload = packet.offload;
   if (config_.mac && std::memcmp(&packet.header[6], config_.mac->data(), 6) != 0) {
@@ -211,7 +238,10 @@ void EthdevQueue::send(const Packet& packet) noexcept {
                                   ? packet.length
                                   : std::uint32_t{offload.header_length} + offload.gso_size;
   if (frame > config_.frame_max) return counters_.drop_too_long.add();
-  rte_mbuf* mbuf = copy(packet);
+  [[maybe_unused]] std::uint32_t receipt = Completion::refused;
+  rte_mbuf* mbuf = nullptr;
+  if constexpr (lends) mbuf = lend(packet, receipt);
+  if (mbuf == nullptr) mbuf = copy(packet);
   if (mbuf == nullptr) return counters_.drop_ring_full.add();
   if (offload.checksum_needed && !request_offload(packet, *mbuf)) {
     const base::be16 checksum{complete_checksum(packet)};
@@ -219,6 +249,9 @@ void EthdevQueue::send(const Packet& packet) noexcept {
         rte_pktmbuf_mtod_offset(mbuf, std::byte*, offload.checksum_start + offload.checksum_offset),
         &checksum, sizeof(checksum));
     counters_.checksummed.add();
+  }
+  if constexpr (lends) {
+    lending_->of_sending[sending_count_] = {packet.completion, receipt, lending_->lent_bytes};
   }
   sending_[sending_count_++] = mbuf;
   if (sending_count_ == sending_.size()) flush();
@@ -288,6 +321,9 @@ void EthdevQueue::flush() noexcept {
   std::uint64_t bytes = 0;
   std::array<std::uint32_t, burst_max> lengths;
   for (unsigned i = 0; i < count; ++i) lengths[i] = sending_[i]->pkt_len;
+  if (lending_ != nullptr) {
+    for (unsigned i = 0; i < count; ++i) lending_->segments[i] = sending_[i]->nb_segs;
+  }
   std::uint16_t ready = count;
   if (std::exchange(prepare_, false)) {
     ready = rte_eth_tx_prepare(config_.device, config_.queue, sending_.data(), count);
@@ -295,6 +331,7 @@ void EthdevQueue::flush() noexcept {
   const std::uint16_t sent =
       rte_eth_tx_burst(config_.device, config_.queue, sending_.data(), ready);
   for (unsigned i = 0; i < sent; ++i) bytes += lengths[i];
+  if (lending_ != nullptr) note_sent(sent, count);
   figures_.sent.add(sent);
   counters_.rx_packets.add(sent);
   counters_.rx_bytes.add(bytes);

@@ -1,7 +1,8 @@
 // EthdevQueue: the data path of an uplink: a receive and a transmit queue of a DPDK ethdev.
-// Receives views into mbufs, which it frees when forward() returns; transmits copies. Does in
-// software what the driver cannot do (checksums, segmentation). Threads: made and destroyed by
-// control while no reactor knows it; else its reactor.
+// Receives views into mbufs, which it frees when forward() returns; transmits copies, or, where its
+// device reaches the guest's memory, headers of our own and the payload where it lies
+// (ethdev_lending.cpp). Does in software what the driver cannot do (checksums, segmentation).
+// Threads: made and destroyed by control while no reactor knows it; else its reactor.
 #pragma once
 
 #include <array>
@@ -12,7 +13,9 @@
 #include "base/counter.hpp"
 #include "base/reactor.hpp"
 #include "switch/bridge.hpp"
+#include "switch/dma_regions.hpp"
 #include "switch/port.hpp"
+#include "switch/wire_loans.hpp"
 
 struct rte_mbuf;
 struct rte_mempool;
@@ -27,7 +30,10 @@ struct EthdevQueueConfig {
   std::uint32_t frame_max = 0;  // longest frame that the device sends, bytes
   int wake_fd = -1;             // readable when a frame waits; -1: the driver has none
   bool pads = false;            // frames are sent with at least 60 bytes
-  bool interrupts = false;      // wake_fd is the driver's interrupt, on while the queue is armed
+  // Payloads of at least so many bytes go without a copy where they can; 0: none does.
+  std::uint32_t zero_copy_min = 0;
+  std::uint16_t tx_ring = 0;  // descriptors, for zero copy
+  bool interrupts = false;    // wake_fd is the driver's interrupt, on while the queue is armed
   std::optional<std::array<std::uint8_t, 6>> mac;  // the only station that may send here
 };
 
@@ -35,8 +41,10 @@ class EthdevQueue final : public base::Poller, public Port {
  public:
   EthdevQueue(const EthdevQueueConfig& config, base::Reactor& reactor, Bridge& bridge,
               PortCounters& counters, PortId port);
+  ~EthdevQueue() override;
 
-  // On the reactor.
+  // On the reactor. What is lent when it stops is looked after until the device is done with it, or
+  // is forgotten.
   void start() noexcept;
   void stop() noexcept;
 
@@ -46,10 +54,34 @@ class EthdevQueue final : public base::Poller, public Port {
   [[nodiscard]] std::uint64_t sleep_ns_max() const noexcept override;
   void deliver(std::span<const Packet* const> packets) noexcept override;
 
+  // Memory that the device reaches from now on. What it replaces comes back in the argument.
+  void swap_regions(std::shared_ptr<const DmaRegions>& regions) noexcept { regions_.swap(regions); }
+  // Payloads lent so far, and whether the device is done with the first so many of them.
+  [[nodiscard]] std::uint64_t lent() const noexcept { return loans_ ? loans_->pushed() : 0; }
+  [[nodiscard]] bool done_with(std::uint64_t lent) const noexcept {
+    return !loans_ || loans_->popped() >= lent;
+  }
+  // The device is about to be stopped, after stop(): it is not asked anything any more.
+  void forget_device() noexcept;
+  // It was stopped: it reads nothing any more.
+  void abandon() noexcept {
+    if (loans_) figures_.zero_copy_done.add(loans_->end_all());
+  }
+
   // Any thread.
   struct Figures {
     base::Counter received, sent;  // frames
     base::Counter interrupts;      // that said that frames wait
+    // Frames sent with their payload where it lay, the bytes of it, and those of the frames that
+    // the device is done with.
+    base::Counter zero_copy_packets, zero_copy_bytes, zero_copy_done;
+    // Frames that were copied although zero copy is on, by reason.
+    base::Counter copied_small;     // shorter than zero_copy_min
+    base::Counter copied_not_lent;  // of another reactor or uplink, an ordered ring, a queue that
+                                    // stops, or too much of the ring is out
+    base::Counter copied_unmapped;  // the device does not reach that memory (yet)
+    base::Counter copied_busy;      // too many pieces, or too much of the device's ring is out
+    base::Counter copied_slow;      // the device takes long to be done with what it was lent
   };
   [[nodiscard]] const Figures& figures() const noexcept { return figures_; }
 
@@ -58,9 +90,20 @@ class EthdevQueue final : public base::Poller, public Port {
 
   [[nodiscard]] unsigned receive() noexcept;
   [[nodiscard]] bool takes_whole(const Offload& offload) const noexcept;
+  // With zero copy or without, so that packets without it cost nothing for it.
+  template <bool lends>
+  void deliver_all(std::span<const Packet* const> packets) noexcept;
+  template <bool lends>
   void send_segments(const Packet& whole) noexcept;
+  template <bool lends>
   void send(const Packet& packet) noexcept;
   [[nodiscard]] rte_mbuf* copy(const Packet& packet) noexcept;
+  // The same without a copy of the payload; null: it has to be copied.
+  [[nodiscard]] rte_mbuf* lend(const Packet& packet, std::uint32_t& receipt) noexcept;
+  [[nodiscard]] bool find_pieces(const Packet& packet) noexcept;
+  [[nodiscard]] rte_mbuf* chain_pieces(const Packet& packet) noexcept;
+  void note_sent(std::uint16_t sent, std::uint16_t count) noexcept;
+  bool reap() noexcept;
   [[nodiscard]] bool copy_at_once(const Packet& packet, rte_mbuf& mbuf) const noexcept;
   [[nodiscard]] bool request_offload(const Packet& packet, rte_mbuf& mbuf) noexcept;
   void flush() noexcept;
@@ -70,7 +113,7 @@ class EthdevQueue final : public base::Poller, public Port {
   Bridge& bridge_;
   PortCounters& counters_;
   const PortId port_;
-  const std::uint64_t empty_gap_cycles_, calm_cycles_;
+  const std::uint64_t empty_gap_cycles_, calm_cycles_, slow_cycles_;
   std::uint64_t empty_at_ = 0;  // TSC of the last poll that found nothing
   std::uint64_t found_at_ = 0;  // TSC of the last poll that found something
   Figures figures_;
@@ -79,6 +122,16 @@ class EthdevQueue final : public base::Poller, public Port {
   bool prepare_ = false;  // a packet in sending_ asks the driver for an offload
   std::unique_ptr<std::array<Packet, burst_max>> packets_;
   std::unique_ptr<Packet> segment_;
+
+  // Zero copy; null: it is off.
+  class Leftovers;
+  struct Lending;
+  std::unique_ptr<WireLoans> loans_;
+  std::unique_ptr<Lending> lending_;
+  std::uint64_t loans_moved_at_ = 0;  // TSC when the first of them came to be the first
+  // Nothing is lent: they do not end in time, or the device never showed that it sends.
+  bool slow_ = true;
+  std::shared_ptr<const DmaRegions> regions_;
 };
 
 }  // namespace millrace::vswitch

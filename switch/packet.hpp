@@ -7,7 +7,7 @@
 //
 // Life: a source fills Packets in a burst it owns, hands the burst to Bridge::forward and owns the
 // packets again on return; nobody keeps a pointer. What must outlive the call (a link to another
-// reactor) is copied out into a Parcel. `completion` is the door for ports that hold the payload
+// reactor) is copied out into a Parcel. `completion` is the door for ports that need the payload
 // longer (a NIC without a copy): such a port calls Completion::hold during deliver() and release()
 // afterwards. Thread: one reactor.
 #pragma once
@@ -42,10 +42,15 @@ struct Offload {
   std::uint16_t header_length = 0;  // L2 to L4, computed by us from the fetched header, not trusted
 };
 
+// Lends the payload of packets out beyond deliver(). Thread: the source's reactor.
 class Completion {
  public:
-  virtual void hold(std::uint32_t token) noexcept = 0;
-  virtual void release(std::uint32_t token) noexcept = 0;
+  static constexpr std::uint32_t refused = 0xffff'ffff;
+  // During deliver(): the bytes behind the views of the packet with this token stay as they are
+  // until release() of what is answered; once for each holder. `refused`: not now, copy them.
+  [[nodiscard]] virtual std::uint32_t hold(std::uint32_t token) noexcept = 0;
+  // Nobody reads them any more through what hold() answered.
+  virtual void release(std::uint32_t receipt) noexcept = 0;
 
  protected:
   ~Completion() = default;
@@ -62,10 +67,10 @@ struct Packet {
   std::uint32_t length = 0;  // whole frame, bytes, without FCS
   Offload offload;
   PortId source = no_port;
-  std::uint16_t vlan = 0;       // VLAN it travels in; 0: untagged world
-  std::uint8_t priority = 0;    // PCP and DEI of the tag it came with (4 bits)
-  std::uint32_t flow_hash = 0;  // 0 where nobody needs it
-  Completion* completion = nullptr;
+  std::uint16_t vlan = 0;            // VLAN it travels in; 0: untagged world
+  std::uint8_t priority = 0;         // PCP and DEI of the tag it came with (4 bits)
+  std::uint32_t flow_hash = 0;       // 0 where nobody needs it
+  Completion* completion = nullptr;  // null: its payload is nobody's beyond deliver()
   std::uint32_t token = 0;
   std::array<View, views_max> views;  // the bytes after the header
 

@@ -114,16 +114,20 @@ Result<Domain> Domain::open(Kernel& kernel) {
         "this kernel offers no VFIO_TYPE1v2_IOMMU: load vfio_iommu_type1 (modprobe "
         "vfio_iommu_type1)");
   }
-  return Domain{kernel, *std::move(container), fd};
+  return Domain{kernel, *std::move(container), fd, false};
 }
 
 Result<Domain> Domain::adopt(int container, Kernel& kernel) {
-  Domain domain{kernel, {}, container};
+  Domain domain{kernel, {}, container, true};
   if (auto ok = domain.refresh(); !ok) {
     return fail("the container that is lent has no IOMMU yet (" + ok.error().message +
                 "): its owner attaches a group first");
   }
   return domain;
+}
+
+Domain Domain::borrow(int container, Kernel& kernel) {
+  return Domain{kernel, {}, container, false};
 }
 
 Result<void> Domain::attach(const Group& group) {
@@ -140,7 +144,7 @@ Result<void> Domain::attach(const Group& group) {
     }
     return fail_errno("cannot put " + name + " into a domain");
   }
-  if (owned_ && groups_ == 0 && kernel_->ioctl(fd_, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU) != 0) {
+  if (!has_iommu_ && groups_ == 0 && kernel_->ioctl(fd_, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU) != 0) {
     const int error = errno;
     kernel_->ioctl(group.fd(), VFIO_GROUP_UNSET_CONTAINER, 0);
     if (error == EPERM) {

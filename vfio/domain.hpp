@@ -50,6 +50,9 @@ class Domain {
   // Works in a container that is lent, stays open as long as this, and is not closed here. Its
   // owner has put a group into it and set its IOMMU already, or it fails with one line.
   static base::Result<Domain> adopt(int container, Kernel& kernel = host_kernel());
+  // Works in a container that is lent and has no group yet, and is not closed here: attach() gives
+  // it its IOMMU, as in one of its own.
+  static Domain borrow(int container, Kernel& kernel = host_kernel());
 
   // Puts a group in: its devices see what is mapped here from then on. The first one makes the
   // IOMMU known: before, there is nothing to map to. Fails with one line: another domain has it,
@@ -76,16 +79,18 @@ class Domain {
   [[nodiscard]] int fd() const { return fd_; }
 
  private:
-  Domain(Kernel& kernel, base::Fd owned, int fd)
+  Domain(Kernel& kernel, base::Fd owned, int fd, bool has_iommu)
       : kernel_{&kernel},
         owned_{std::move(owned)},
         fd_{fd},
+        has_iommu_{has_iommu},
         locked_limit_{kernel.locked_memory_limit()} {}
   base::Error why_not_mapped(std::uint64_t iova, std::uint64_t bytes, int error) const;
 
   Kernel* kernel_;
   base::Fd owned_;  // empty: lent
   int fd_;
+  bool has_iommu_;              // its owner gave it one
   std::uint64_t locked_limit_;  // as it was at the start: a sandbox may forbid asking later
   Offer offer_;
   std::uint64_t mapped_ = 0;

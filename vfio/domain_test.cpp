@@ -115,6 +115,22 @@ TEST_F(DomainTest, WorksInAContainerThatIsLent) {
   ::close(fd);
 }
 
+TEST_F(DomainTest, GivesAnIommuToAContainerThatIsLentWithoutOne) {
+  const int fd = kernel.open("/dev/vfio/vfio");
+  auto group = Group::open(7, kernel);
+  ASSERT_TRUE(group);
+  {
+    auto domain = Domain::borrow(fd, kernel);
+    EXPECT_FALSE(kernel.has_iommu);
+    ASSERT_TRUE(domain.attach(*group));
+    EXPECT_TRUE(kernel.has_iommu);
+    EXPECT_EQ(domain.offer().ranges, kernel.ranges);
+    EXPECT_TRUE(domain.map(0, address(0x1000), 4096));
+  }
+  EXPECT_EQ(kernel.ioctl(fd, VFIO_GET_API_VERSION, 0), VFIO_API_VERSION);
+  ::close(fd);
+}
+
 TEST_F(DomainTest, SaysWhatIsWrongWithTheHost) {
   kernel.container_error = ENOENT;
   EXPECT_NE(error_of(Domain::open(kernel)).find("modprobe vfio-pci"), std::string::npos);

@@ -28,6 +28,8 @@ class HostKernel final : public Kernel {
  public:
   int open(const char* path) override { return ::open(path, O_RDWR | O_CLOEXEC); }
 
+  int copy(int fd) override { return ::fcntl(fd, F_DUPFD_CLOEXEC, 0); }
+
   int ioctl(int fd, unsigned long request, std::uintptr_t argument) override {
     int answer = 0;
     do {

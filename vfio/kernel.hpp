@@ -14,6 +14,8 @@ class Kernel {
   virtual ~Kernel() = default;
   // For reading and writing, close-on-exec.
   virtual int open(const char* path) = 0;
+  // Another descriptor of the same, close-on-exec.
+  virtual int copy(int fd) = 0;
   // `argument`: a number, or the address of what the request reads and writes.
   virtual int ioctl(int fd, unsigned long request, std::uintptr_t argument) = 0;
   virtual std::int64_t read_at(int fd, std::span<std::byte> data, std::uint64_t offset) = 0;

@@ -30,7 +30,8 @@ Session::~Session() {
 
 base::Result<void> Session::start() {
   device_.on_config_change([this] {
-    if (backend_ != nullptr) backend_->config_changed();
+    // Who did not ask for our configuration space may not know the message either.
+    if (backend_ != nullptr && acked(wire::protocol::config)) backend_->config_changed();
   });
   device_.on_fault([this](unsigned index, virtio::Fault fault) { note_fault(index, fault); });
   device_.set_features(0);

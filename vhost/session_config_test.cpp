@@ -91,6 +91,19 @@ TEST(SessionConfig, AChangeIsTold) {
   }
 }
 
+TEST(SessionConfig, AChangeIsNoBusinessOfWhoLeftTheConfigurationSpace) {
+  Harness h;
+  h.negotiate(p::reply_ack | p::config);
+  auto [ours, theirs] = testing::make_sockets();
+  ASSERT_TRUE(h.frontend.set_backend_req_fd(theirs.get()));
+  h.settle();
+  Frontend listener{std::move(ours)};
+  h.device.config_hook();
+  h.settle();
+  listener.set_timeout(std::chrono::milliseconds{20});
+  EXPECT_FALSE(listener.receive());
+}
+
 TEST(SessionConfig, ChangesWaitForTheReplyToTheOneBefore) {
   Harness h;
   h.negotiate();

@@ -10,8 +10,7 @@ namespace millrace::vhost {
 namespace {
 
 constexpr std::uint64_t vhost_bits = virtio::feature::log_all | virtio::feature::protocol_features;
-constexpr std::uint64_t net_control_queue = 1ull << 17;  // VIRTIO_NET_F_CTRL_VQ, virtio 1.2 §5.1.3
-constexpr std::uint8_t status_needs_reset = 0x40;        // virtio 1.2 §2.1
+constexpr std::uint8_t status_needs_reset = 0x40;  // virtio 1.2 §2.1
 
 }  // namespace
 
@@ -23,11 +22,8 @@ std::uint64_t Session::offered_protocol_features(const virtio::Device& device) {
   namespace p = wire::protocol;
   std::uint64_t bits = p::mq | p::log_shmfd | p::reply_ack | p::backend_req | p::backend_send_fd |
                        p::inflight_shmfd | p::reset_device | p::configure_mem_slots | p::status;
-  const bool net = device.kind() == virtio::DeviceKind::net;
-  if (net) bits |= p::rarp | p::mtu;
-  // A front-end that serves the control queue itself has no use for our configuration space, and
-  // QEMU warns at every start about a net back-end that offers one.
-  if (!net || (device.features() & net_control_queue) != 0) bits |= p::config;
+  if (device.kind() == virtio::DeviceKind::net) bits |= p::rarp | p::mtu;
+  if (device.offers_config()) bits |= p::config;
   return bits;
 }
 

@@ -26,8 +26,9 @@ TEST(Session, OffersProtocolFeaturesByDeviceKind) {
   Harness blk{virtio::DeviceKind::blk};
   EXPECT_EQ(*blk.frontend.get_protocol_features(), both | p::config);
   Harness net{virtio::DeviceKind::net};
+  net.device.offers_config_space = false;
   EXPECT_EQ(*net.frontend.get_protocol_features(), both | p::rarp | p::mtu);
-  net.device.offered |= 1ull << 17;  // a control queue
+  net.device.offers_config_space = true;
   EXPECT_EQ(*net.frontend.get_protocol_features(), both | p::rarp | p::mtu | p::config);
 }
 

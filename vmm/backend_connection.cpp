@@ -127,7 +127,9 @@ Result<bool> BackendConnection::take_request() {
       (header.flags & vhost::wire::flag_reply) != 0) {
     return base::fail("a request of the back-end has flags " + std::to_string(header.flags));
   }
-  const bool known = header.request == static_cast<std::uint32_t>(BackendRequest::config_change);
+  // Nobody reads a configuration space that the back-end does not have.
+  const bool known = has(protocol::config) &&
+                     header.request == static_cast<std::uint32_t>(BackendRequest::config_change);
   if ((header.flags & vhost::wire::flag_need_reply) != 0) {
     const std::uint64_t answer = known ? 0 : 1;
     const auto sent =

@@ -2,7 +2,6 @@
 // ring and every byte of a buffer pays on its way from a driver to a device. Two cores: processor 0
 // and 1.
 #include <benchmark/benchmark.h>
-#include <pthread.h>
 
 #include <atomic>
 #include <cstddef>
@@ -11,6 +10,7 @@
 #include <vector>
 
 #include "base/clock.hpp"
+#include "bench/pin.hpp"
 
 namespace millrace {
 namespace {
@@ -21,20 +21,13 @@ struct alignas(line) Line {
   std::atomic<std::uint64_t> word{0};
 };
 
-bool pin(pthread_t thread, unsigned core) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(core, &set);
-  return ::pthread_setaffinity_np(thread, sizeof set, &set) == 0;
-}
-
 // A thread on the other processor: for every turn that it is given it writes the lines, then says
 // so.
 class Writer {
  public:
   explicit Writer(std::vector<Line>& lines) : lines_{lines} {
     thread_ = std::jthread{[this](const std::stop_token& stop) { run(stop); }};
-    pinned_ = pin(::pthread_self(), 0) && pin(thread_.native_handle(), 1);
+    pinned_ = bench::pin_self(0).has_value() && bench::pin(thread_, 1).has_value();
   }
   [[nodiscard]] bool pinned() const { return pinned_; }
   void turn(std::size_t count) {

@@ -277,7 +277,8 @@ std::vector<std::string> keys_of(const std::string& kind) {
     return {"name", "kind", "state", "peer", "socket"};
   }
   if (kind == "uplinks") {
-    return {"name", "state", "link_up", "driver", "mac", "mtu", "vlan", "trunk", "device"};
+    return {"name", "state", "carries", "link_up", "speed_mbps", "driver",
+            "mac",  "mtu",   "vlan",    "trunk",   "device"};
   }
   if (kind == "reactors") {
     return {"index", "core", "mode", "load", "sleeps", "longest_round_ns", "queues"};

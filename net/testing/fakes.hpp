@@ -46,7 +46,10 @@ class FakeBridge final : public vswitch::Bridge {
 
   void forward(vswitch::PortId ingress, std::span<vswitch::Packet> packets) noexcept override {
     if (!on_reactor) record(ingress, packets);
-    if (!packets.empty()) last = packets.back().header, last_length = packets.back().length;
+    if (!packets.empty()) {
+      last = packets.back().header, last_length = packets.back().length;
+      last_may_be_held = packets.back().completion != nullptr;
+    }
     count.fetch_add(packets.size(), std::memory_order_release);
   }
   void record(vswitch::PortId ingress, std::span<vswitch::Packet> packets) {
@@ -70,6 +73,7 @@ class FakeBridge final : public vswitch::Bridge {
   // The last frame's first bytes; read after `count` was seen to grow.
   std::array<std::byte, vswitch::Packet::header_max> last{};
   std::size_t last_length = 0;
+  bool last_may_be_held = false;
 };
 
 class FakeFabric final : public vswitch::Fabric {

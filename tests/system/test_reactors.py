@@ -95,7 +95,9 @@ class Moves(Reactors):
         # Nothing is lost that is not counted; what is counted is a receiver that was too slow.
         self.assertEqual(ports["a"]["tx_packets"], ports["b"]["rx_packets"] + sum(drops.values()))
         self.assertLessEqual(set(drops), {"drop_ring_full", "drop_link_full", "drop_no_queue"})
-        self.assertEqual(sum(n for key, n in ports["a"].items() if key.startswith("drop_")), 0)
+        # The few by which the switch learns where the receiver is may find the way back full, too.
+        lost = {key for key, n in ports["a"].items() if key.startswith("drop_") and n}
+        self.assertLessEqual(lost, {"drop_link_full"})
         self.report(f"{ports['a']['tx_packets']} frames, {MOVES} moves, dropped: {drops or 0}")
         return drops
 

@@ -35,6 +35,7 @@ class FakeKernel final : public Kernel {
     std::map<std::pair<unsigned, unsigned>, int> eventfds{};  // what was set, by kind and vector
     unsigned resets = 0, unmasks = 0;
     bool gone = false, open = false;
+    bool has_driver = false;  // of this process: whoever has the group may open it once more
   };
   struct Group {
     int error = 0;  // of opening it
@@ -70,6 +71,12 @@ class FakeKernel final : public Kernel {
     if (found == groups.end()) return refuse(ENOENT);
     if (found->second.error != 0) return refuse(found->second.error);
     return make({.group = &found->second});
+  }
+
+  int copy(int fd) override {
+    forget_closed();
+    const auto found = files_.find(fd);
+    return found == files_.end() ? refuse(EBADF) : make(found->second);
   }
 
   int ioctl(int fd, unsigned long request, std::uintptr_t argument) override {
@@ -166,7 +173,7 @@ class FakeKernel final : public Kernel {
       case VFIO_GROUP_GET_DEVICE_FD: {
         const std::string name{reinterpret_cast<const char*>(at)};
         if (!group.attached || name != group.function.address) return refuse(ENODEV);
-        if (group.function.open) return refuse(EBUSY);
+        if (group.function.open && !group.function.has_driver) return refuse(EBUSY);
         group.function.open = true;
         return make({.function = &group.function});
       }

@@ -33,6 +33,7 @@ class FakeDevice final : public virtio::Device {
   // --- what a test reads and sets ---
   std::vector<std::string> calls;       // one line for each request, in order
   std::map<unsigned, Started> started;  // by queue
+  bool offers_config_space = true;
   std::uint64_t offered = virtio::feature::version_1 | virtio::feature::event_idx |
                           virtio::feature::indirect_desc | virtio::feature::ring_packed;
   std::uint64_t negotiated = ~0ull;
@@ -60,6 +61,7 @@ class FakeDevice final : public virtio::Device {
   [[nodiscard]] const std::string& name() const override { return name_; }
   [[nodiscard]] std::uint64_t features() const override { return offered; }
   [[nodiscard]] unsigned queues_max() const override { return queues_; }
+  [[nodiscard]] bool offers_config() const override { return offers_config_space; }
   [[nodiscard]] std::span<const std::byte> config() const override { return config_bytes; }
   base::Result<void> write_config(std::uint32_t offset, std::span<const std::byte> in) override {
     note("write_config " + std::to_string(offset) + " " + std::to_string(in.size()));

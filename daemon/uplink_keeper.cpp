@@ -1,0 +1,332 @@
+#include "daemon/uplink_keeper.hpp"
+
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/log.hpp"
+
+namespace millrace::daemon {
+
+namespace {
+
+constexpr unsigned tries_most = 10;
+
+bool has_device(const UplinkUnit& unit) {
+  return unit.uplink != nullptr && unit.uplink->attached() && !unit.care.lost;
+}
+
+bool is_kept(const UplinkUnit& unit) {
+  return unit.state == UnitState::running && !unit.care.on_closed;
+}
+
+}  // namespace
+
+UplinkKeeper::UplinkKeeper(base::EventLoop& loop, Units& units, Ties ties, const UplinkTimes& times)
+    : loop_{loop}, units_{units}, ties_{std::move(ties)}, times_{times} {}
+
+void UplinkKeeper::keep(UplinkUnit& unit) {
+  unit.care.opened_at = unit.care.link_since = Clock::now();
+  unit.care.link = unit.uplink->link();
+  watch(unit);
+  if (!beat_.active()) beat_ = loop_.every(times_.beat, [this] { look(); });
+  ties_.changed();
+  settle();
+}
+
+void UplinkKeeper::close(UplinkUnit& unit, std::function<void()> done) {
+  unit.care.departure.reset();
+  unit.care.errors.reset();
+  unit.care.on_closed = std::move(done);
+  settle();
+}
+
+bool UplinkKeeper::leads_out(const std::string& name) const {
+  return daemon::leads_out(views(), name);
+}
+
+bool UplinkKeeper::stands_alone(const UplinkEntry& entry) const {
+  return entry.standby.empty() && std::ranges::none_of(units_, [&](const auto& each) {
+           return each.second->config.standby == entry.uplink.name;
+         });
+}
+
+std::vector<UplinkView> UplinkKeeper::views() const {
+  std::vector<UplinkView> out;
+  const auto now = Clock::now();
+  for (const auto& [name, unit] : units_) {
+    if (!is_kept(*unit)) continue;
+    const auto& care = unit->care;
+    out.push_back({.name = name,
+                   .standby = unit->config.standby,
+                   .usable = has_device(*unit),
+                   .up = care.link.up,
+                   .calm = now - care.link_since >= times_.calm_link,
+                   .carries = unit->uplink->carries()});
+  }
+  return out;
+}
+
+// --- what is noticed ---
+
+void UplinkKeeper::look() {
+  const auto now = Clock::now();
+  bool changed = false;
+  for (auto& [name, unit] : units_) {
+    if (is_kept(*unit) && has_device(*unit)) changed |= look_at(*unit, now);
+  }
+  if (changed) ties_.changed();
+  settle();
+}
+
+bool UplinkKeeper::look_at(UplinkUnit& unit, Clock::time_point now) {
+  auto& care = unit.care;
+  const auto& uplink = unit.config.uplink;
+  // The loop tells of an error next. Until then: its registers may be gone already.
+  if (care.error_watch && care.error_watch->heard()) return false;
+  const auto link = unit.uplink->link();
+  if (link == care.link) {
+    const bool reset = was_reset(unit, now);
+    if (reset && link.up) lose(unit, Loss::no_link, "had no link for a while, and needs a reset");
+    if (reset && !link.up) {
+      lose(unit, Loss::no_link, "has no link while its physical function has one");
+    }
+    return reset;
+  }
+  const bool turned = link.up != care.link.up;
+  care.link = link;
+  if (turned) care.link_since = now;
+  care.flapped |= turned && !link.up;
+  care.unannounced |= turned && link.up && unit.uplink->carries();
+  spdlog::info("uplink {}: the link of {} is {}", uplink.name, uplink.device,
+               link.up ? "up" : "down");
+  ties_.emit("UPLINK_LINK",
+             {{"name", uplink.name}, {"up", link.up}, {"speed_mbps", link.speed_mbps}});
+  return turned;
+}
+
+// A reset of the physical function takes what its virtual ones were told, also where they have a
+// link again afterwards.
+bool UplinkKeeper::was_reset(const UplinkUnit& unit, Clock::time_point now) const {
+  const auto& care = unit.care;
+  const auto& uplink = unit.config.uplink;
+  // One that is so however often it is opened is left alone: the host may have told it so.
+  if (!uplink.pci || care.tries >= tries_most) return false;
+  const bool long_ago = now - care.link_since >= times_.dead_link;
+  const bool suspect = care.link.up ? care.flapped && !long_ago : long_ago && now >= care.try_at;
+  return suspect && ties_.physical_has_link(uplink.device);
+}
+
+void UplinkKeeper::watch(UplinkUnit& unit) {
+  auto& care = unit.care;
+  const auto& uplink = unit.config.uplink;
+  if (const int fd = unit.uplink->departure_fd(); fd >= 0) {
+    auto watch = loop_.watch(fd, EPOLLIN, [this, &unit](std::uint32_t) {
+      lose(unit, Loss::host, "the host wants it back");
+    });
+    if (watch) care.departure = *std::move(watch);
+  }
+  const auto group = unit.uplink->group();
+  if (!group) return;
+  auto errors = vfio::ErrorWatch::of(group->fd, group->number, uplink.device);
+  if (!errors) {
+    return spdlog::info("uplink {}: its errors are not heard of: {}", uplink.name,
+                        errors.error().message);
+  }
+  care.error_watch.emplace(*std::move(errors));
+  auto watch = loop_.watch(care.error_watch->fd(), EPOLLIN, [this, &unit](std::uint32_t) {
+    lose(unit, Loss::error, "reported an error that it does not come back from by itself");
+  });
+  if (watch) care.errors = *std::move(watch);
+}
+
+// A function that the host took by name is the administrator's matter, unless there is somebody
+// else to carry, or another function to be had.
+bool UplinkKeeper::comes_back(const UplinkUnit& unit) const {
+  return !unit.care.host_has_it || unit.config.pf || !stands_alone(unit.config);
+}
+
+void UplinkKeeper::lose(UplinkUnit& unit, Loss loss, const std::string& why) {
+  auto& care = unit.care;
+  if (care.lost || !is_kept(unit)) return;
+  const auto uplink = unit.config.uplink;
+  const auto now = Clock::now();
+  care.departure.reset();
+  care.errors.reset();
+  care.lost = true;
+  care.host_has_it = loss == Loss::host;
+  care.try_at = loss == Loss::error ? now + times_.bus_reset : now;
+  care.problem = uplink.device + ": " + why;
+  ++care.losses;
+  const auto worked_until = loss == Loss::no_link ? care.link_since : now;
+  if (worked_until - care.opened_at >= times_.calm_device) care.tries = 0;
+  care.link = {};
+  care.link_since = now;
+  const bool back = comes_back(unit);
+  spdlog::warn("uplink {}: {}: it is released{}", uplink.name, care.problem,
+               back ? ", and had again" : "; uplink-add takes it again");
+  ties_.emit("UPLINK_LOST", {{"name", uplink.name}, {"device", uplink.device}, {"reason", why}});
+  if (!back) return ties_.remove(uplink.name);
+  if (!care.host_has_it && care.tries >= tries_most) fail(unit, care.problem);
+  ties_.changed();
+  settle();
+}
+
+// --- what is done ---
+
+void UplinkKeeper::go_on() {
+  busy_ = false;
+  loop_.defer([this, alive = std::weak_ptr<bool>{alive_}] {
+    if (!alive.expired()) settle();
+  });
+}
+
+void UplinkKeeper::settle() {
+  if (busy_) return;
+  const auto chosen = choose_uplinks(views());
+  // In this order: never two of a pair carry, and a close, which takes long, keeps nobody waiting.
+  if (stop_one(chosen) || start_one(chosen) || announce_one() || close_one() || give_up_one() ||
+      bring_back_one()) {
+    return;
+  }
+  if (units_.empty()) beat_.reset();
+}
+
+bool UplinkKeeper::stop_one(const std::set<std::string>& chosen) {
+  for (auto& [name, unit] : units_) {
+    if (unit->state == UnitState::starting || chosen.contains(name)) continue;
+    if (unit->uplink == nullptr || !unit->uplink->carries()) continue;
+    busy_ = true;
+    // What was learned behind it is found elsewhere from now on.
+    unit->uplink->carry(false, [this, port = unit->uplink->port()] {
+      fabric_->flush_addresses(port, [this] { go_on(); });
+    });
+    return true;
+  }
+  return false;
+}
+
+bool UplinkKeeper::start_one(const std::set<std::string>& chosen) {
+  for (const auto& name : chosen) {
+    auto& unit = *units_.find(name)->second;
+    if (unit.uplink->carries()) continue;
+    busy_ = true;
+    unit.uplink->carry(true, [this, &unit] {
+      const auto& uplink = unit.config.uplink;
+      spdlog::info("uplink {}: carries, on {}", uplink.name, uplink.device);
+      ties_.emit("UPLINK_ACTIVE", {{"name", uplink.name}, {"device", uplink.device}});
+      unit.care.unannounced = true;
+      go_on();
+    });
+    return true;
+  }
+  return false;
+}
+
+// Without a link nobody hears it: it is done when that comes.
+bool UplinkKeeper::announce_one() {
+  for (auto& [name, kept] : units_) {
+    auto& unit = *kept;
+    if (!unit.care.unannounced || !unit.care.link.up || !is_kept(unit)) continue;
+    if (!unit.uplink->carries()) continue;
+    busy_ = true;
+    unit.care.unannounced = false;
+    fabric_->list_addresses([this, &unit](const std::vector<vswitch::Fabric::Address>& addresses) {
+      auto frames = std::make_shared<const std::vector<vswitch::Packet>>(
+          announcements(addresses, unit.config.uplink, ties_.guests));
+      unit.uplink->send(std::move(frames), [this] { go_on(); });
+    });
+    return true;
+  }
+  return false;
+}
+
+bool UplinkKeeper::close_one() {
+  for (auto& [name, unit] : units_) {
+    if (!unit->care.on_closed) continue;
+    busy_ = true;
+    // The unit is destroyed by what it calls, or after that.
+    auto closed = std::exchange(unit->care.on_closed, {});
+    unit->care.error_watch.reset();
+    unit->uplink->close([this, closed = std::move(closed)] {
+      go_on();
+      closed();
+    });
+    return true;
+  }
+  return false;
+}
+
+bool UplinkKeeper::give_up_one() {
+  const auto now = Clock::now();
+  for (auto& [name, unit] : units_) {
+    auto& care = unit->care;
+    if (!care.lost || !is_kept(*unit) || !unit->uplink->attached() || now < care.try_at) continue;
+    busy_ = true;
+    if (care.error_watch) care.error_watch->put_back_registers();
+    care.error_watch.reset();
+    unit->uplink->detach([this, &unit = *unit] {
+      ties_.closed(unit);
+      unit.care.try_at =
+          Clock::now() + pause_before(unit.care.tries, times_.pause_first, times_.pause_most);
+      go_on();
+    });
+    return true;
+  }
+  return false;
+}
+
+bool UplinkKeeper::bring_back_one() {
+  const auto now = Clock::now();
+  for (auto& [name, unit] : units_) {
+    auto& care = unit->care;
+    if (!care.lost || care.failed || !is_kept(*unit) || unit->uplink->attached()) continue;
+    if (now < care.try_at) continue;
+    if (!care.host_has_it) ++care.tries;
+    busy_ = true;
+    if (const auto opened = ties_.open(*unit); opened) {
+      is_back(*unit);
+    } else {
+      not_back(*unit, opened.error().message);
+    }
+    go_on();
+    return true;
+  }
+  return false;
+}
+
+void UplinkKeeper::is_back(UplinkUnit& unit) {
+  auto& care = unit.care;
+  const auto& uplink = unit.config.uplink;
+  care.lost = care.host_has_it = care.flapped = false;
+  care.problem.clear();
+  care.opened_at = care.link_since = Clock::now();
+  care.try_at = care.opened_at + pause_before(care.tries, times_.pause_first, times_.pause_most);
+  care.link = unit.uplink->link();
+  watch(unit);
+  spdlog::info("uplink {}: has {} again", uplink.name, uplink.device);
+  ties_.emit("UPLINK_RESTORED", {{"name", uplink.name}, {"device", uplink.device}});
+  ties_.changed();
+}
+
+void UplinkKeeper::not_back(UplinkUnit& unit, const std::string& why) {
+  auto& care = unit.care;
+  if (care.problem != why) {
+    spdlog::warn("uplink {}: not back yet: {}", unit.config.uplink.name, why);
+  }
+  care.problem = why;
+  const auto most = care.host_has_it ? times_.pause_for_host : times_.pause_most;
+  care.try_at = Clock::now() + pause_before(care.tries, times_.pause_first, most);
+  if (!care.host_has_it && care.tries >= tries_most) fail(unit, why);
+}
+
+void UplinkKeeper::fail(UplinkUnit& unit, const std::string& why) {
+  const auto& name = unit.config.uplink.name;
+  unit.care.failed = true;
+  spdlog::error("uplink {}: given up after {} tries: {}; uplink-remove and uplink-add try anew",
+                name, unit.care.tries, why);
+  ties_.emit("UPLINK_FAILED", {{"name", name}, {"reason", why}});
+}
+
+}  // namespace millrace::daemon

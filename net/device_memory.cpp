@@ -1,0 +1,42 @@
+// NetDevice: its guest's memory, for whoever gives it to hardware, and the lending of its frames.
+#include <utility>
+
+#include "net/net_device.hpp"
+
+namespace millrace::net {
+
+void NetDevice::lend(bool lends) {
+  if (std::exchange(lends_, lends) == lends) return;
+  for (Sender& sender : senders_) {
+    if (sender.worker != nullptr) give_settings(sender, [] {});
+  }
+}
+
+void NetDevice::on_memory(MemoryHook hook) {
+  memory_hook_ = std::move(hook);
+  if (memory_hook_ && memory_ != nullptr) memory_hook_(memory_);
+}
+
+void NetDevice::start_queue(virtio::QueueStart start, Done done) {
+  use_memory(start.memory);
+  if (start.index < tracked_.size()) tracked_[start.index] = start.inflight != nullptr;
+  Device::start_queue(std::move(start), std::move(done));
+}
+
+void NetDevice::set_memory(std::shared_ptr<const virtio::GuestMemory> memory, Done done) {
+  use_memory(memory);
+  Device::set_memory(std::move(memory), std::move(done));
+}
+
+void NetDevice::set_connected(bool connected) {
+  Device::set_connected(connected);
+  if (!connected) use_memory(nullptr);
+}
+
+void NetDevice::use_memory(const std::shared_ptr<const virtio::GuestMemory>& memory) {
+  if (memory_ == memory) return;
+  memory_ = memory;
+  if (memory_hook_) memory_hook_(memory_);
+}
+
+}  // namespace millrace::net
