@@ -13,8 +13,8 @@ class Guest(GuestShell, Qemu):
     def __init__(self, work, name="guest", memory_mb=256, cpus=1, flavour=None, append="", **more):
         super().__init__(work, name, memory_mb, cpus, **more)
         flavour = flavour or os.environ.get("MILLRACE_KERNEL") or "cloud"
-        vmlinuz, _, self.kernel = assets.kernel(flavour)
-        self.add("-kernel", vmlinuz, "-initrd", assets.initramfs(flavour),
+        self.kernel = assets.kernel(flavour)[2]
+        self.add("-kernel", assets.unpacked_kernel(flavour), "-initrd", assets.initramfs(flavour),
                  "-append", "console=ttyS0 panic=-1 loglevel=4 random.trust_cpu=on "
                  f"mitigations=off tsc=unstable {append}".strip(),
                  "-cpu", "host" if settings.accelerator() == "kvm" else "max",

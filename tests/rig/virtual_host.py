@@ -38,6 +38,8 @@ APPEND = ("console=ttyS0 quiet panic=-1 intel_iommu=on iommu=pt mitigations=off 
 # Where the console tells that the machine's own kernel is at its end.
 DEATH = re.compile(r"BUG: |Oops|Kernel panic|general protection|invalid opcode|double fault|"
                    r"unable to handle|rcu.*stall|soft lockup|hard LOCKUP")
+STANDS_STILL = 90  # seconds without a word of it that comes every two seconds
+SILENT_AFTER_DEATH = 150  # seconds that a program may say nothing when its kernel told of its end
 HIDDEN = ("/run/", "/dev/shm/")  # where the virtual host has a fresh file system
 PASSED_ON = ("MILLRACE_", "PYTHON", "ASAN_", "UBSAN_")  # names of variables, their beginnings
 
@@ -52,7 +54,7 @@ class VirtualHost:
         self.shares = [os.path.realpath(folder) for folder in shares]
         self.seconds_to_boot = 0.0
         self.process = self._agent = self._monitor = None
-        self._number = 0
+        self._number, self._heard = 0, 0.0
         self._job = self.path("job")
         os.makedirs(self._job, exist_ok=True)
         self._write_mounts()
@@ -166,6 +168,7 @@ class VirtualHost:
         for suffix in ("out", "err"):
             open(f"{outside}.{suffix}", "w").close()
         folder = os.path.realpath(folder or settings.SOURCE)
+        self._heard = time.monotonic()
         self._agent.send(f"{self._number} {folder}\n".encode())
         return f"{outside}.out", f"{outside}.err"
 
@@ -176,6 +179,7 @@ class VirtualHost:
             line = self._agent.next(deadline, None)
             if line is None:
                 return None
+            self._heard = time.monotonic()
             words = line.split()
             if words[:2] == ["=END", str(self._number)]:
                 return int(words[2])
@@ -196,7 +200,8 @@ class VirtualHost:
 
     def relay(self, script, deadline, folder=None, silence=math.inf):
         """Runs a script whose output becomes ours while it runs. Answers its status, None where
-        it is not done at the deadline (of time.monotonic()) or said nothing for `silence` s."""
+        it is not done at the deadline (of time.monotonic()), or said nothing for `silence` s, or
+        the machine stands still."""
         paths = self.begin(script, folder, merged=False)
         with contextlib.ExitStack() as stack:
             relayed = [(stack.enter_context(open(path, "rb")), stream)
@@ -209,8 +214,13 @@ class VirtualHost:
                     heard = time.monotonic() if said else heard
                     stream.buffer.write(said)
                     stream.flush()
-                if status is not None or time.monotonic() > min(deadline, heard + silence):
+                now = time.monotonic()
+                if status is not None or now > min(deadline, heard + silence):
                     return status
+                if now > self._heard + STANDS_STILL:
+                    return None
+                if now > heard + SILENT_AFTER_DEATH and self.death():
+                    return None
 
     def must(self, script, timeout=60, folder=None):
         """Runs a script that has to end with status 0. Answers its output."""

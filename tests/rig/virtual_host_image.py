@@ -1,14 +1,11 @@
-"""What the virtual host boots: a stock kernel, its decompressed form, and an initramfs that mounts
-this machine's own files. Made once, kept in the cache, complete or absent.
+"""What the virtual host boots: a stock kernel, unpacked, and an initramfs that mounts this machine's
+own files. Made once, kept in the cache, complete or absent.
 
     python3 -m tests.rig.virtual_host_image
 """
 
-import glob
-import lzma
 import os
 import shutil
-import struct
 import subprocess
 
 from . import assets
@@ -22,23 +19,20 @@ LATER = ["kvm-amd", "vfio-pci", "vfio_iommu_type1", "igb", "e1000e", "nvme", "tu
 APPLETS = ["sh", "mount", "insmod", "mkdir", "cat", "chroot", "poweroff", "stty", "ln", "ip",
            "sleep"]
 PACKAGES = "qemu-system-x86 debootstrap busybox-static cpio kmod"
-XZ = b"\xfd7zXZ\x00"
 
 
 def image():
     """Answers (kernel, initramfs): paths in the cache."""
     _install()
-    vmlinuz, modules, version = assets.kernel(FLAVOUR)
+    _, modules, version = assets.kernel(FLAVOUR)
     stamp = version
     for name in ("virtual_host_init.sh", os.path.basename(__file__)):
         with open(os.path.join(HERE, name)) as file:
             stamp += "\n" + file.read()
 
-    def make(path):
-        _write_kernel(vmlinuz, os.path.join(path, "kernel"))
-        _write_initramfs(os.path.join(path, "initramfs"), modules, version)
-    path = assets.made_from("virtual-host", stamp, make)
-    return os.path.join(path, "kernel"), os.path.join(path, "initramfs")
+    path = assets.made_from("virtual-host", stamp, lambda path: _write_initramfs(
+        os.path.join(path, "initramfs"), modules, version))
+    return assets.unpacked_kernel(FLAVOUR), os.path.join(path, "initramfs")
 
 
 def _install():
@@ -48,23 +42,6 @@ def _install():
     script = f". {HERE}/setup.sh; install_packages {PACKAGES} && need_package_lists"
     if subprocess.run(["bash", "-c", script]).returncode:
         raise RigError(f"the virtual host needs these packages: {PACKAGES}")
-
-
-def _write_kernel(vmlinuz, path):
-    """The ELF file inside a bzImage, which QEMU enters through PVH: Debian's XZ takes an emulated
-    processor 3 s to unpack. Where it is packed otherwise the bzImage serves."""
-    with open(vmlinuz, "rb") as file:
-        data = file.read()
-    # Linux, Documentation/arch/x86/boot.rst: setup_sects, payload_offset, payload_length
-    start = ((data[0x1F1] or 4) + 1) * 512
-    offset, length = struct.unpack_from("<II", data, 0x248)
-    payload = data[start + offset:start + offset + length]
-    if payload.startswith(XZ):
-        data = lzma.LZMADecompressor().decompress(payload)
-        if not data.startswith(b"\x7fELF"):
-            raise RigError(f"{vmlinuz}: what is packed in it is no ELF file")
-    with open(path, "wb") as file:
-        file.write(data)
 
 
 def _modules(modules, version, names):

@@ -1,7 +1,8 @@
 #!/bin/sh
 # The virtual host's first program: mounts the machine's own files, then runs what the second serial
 # port asks for. A request is one line, "N FOLDER": run /virtual-host/N.sh there. The answer is
-# "=END N STATUS"; what the script says goes where it says itself.
+# "=END N STATUS"; what the script says goes where it says itself. A line "=ALIVE" comes now and
+# then, whatever runs: who hears none knows that the machine stands still.
 export PATH=/sbin:/bin:/usr/sbin:/usr/bin HOME=/root TERM=dumb
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -47,6 +48,7 @@ serve() {
   exec <$agent >$agent
   echo
   echo "=READY"
+  while sleep 2; do echo "=ALIVE"; done &
   while read -r number folder; do
     chroot /host /bin/sh -c 'cd "$2" && exec /bin/bash "/virtual-host/$1.sh"' sh "$number" \
       "$folder" </dev/null >/dev/ttyS0 2>&1

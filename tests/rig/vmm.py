@@ -14,10 +14,10 @@ class Vmm(GuestShell):
     def __init__(self, work, name="vm", memory_mb=256, cpus=1, flavour=None, append="", more=()):
         self.work, self.name = work, name
         flavour = flavour or os.environ.get("MILLRACE_KERNEL") or "cloud"
-        vmlinuz, _, self.kernel = assets.kernel(flavour)
+        self.kernel = assets.kernel(flavour)[2]
         self.process = None
         self.command = [
-            settings.program("millrace-vmm"), "--kernel", vmlinuz,
+            settings.program("millrace-vmm"), "--kernel", assets.unpacked_kernel(flavour),
             "--initrd", assets.initramfs(flavour), "--memory", f"{memory_mb}M",
             "--cpus", str(cpus), "--console", self.path("console"),
             "--second-console", f"socket:{self.path('agent')}",
