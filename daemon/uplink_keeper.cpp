@@ -17,6 +17,11 @@ bool has_device(const UplinkUnit& unit) {
   return unit.uplink != nullptr && unit.uplink->attached() && !unit.care.lost;
 }
 
+// The loop tells of it next. Until then: its registers may be gone already.
+bool erred(const UplinkCare& care) {
+  return care.error_watch && care.error_watch->heard();
+}
+
 bool is_kept(const UplinkUnit& unit) {
   return unit.state == UnitState::running && !unit.care.on_closed;
 }
@@ -74,36 +79,45 @@ void UplinkKeeper::look() {
   const auto now = Clock::now();
   bool changed = false;
   for (auto& [name, unit] : units_) {
-    if (is_kept(*unit) && has_device(*unit)) changed |= look_at(*unit, now);
+    if (!is_kept(*unit) || !has_device(*unit)) continue;
+    changed |= replace_if_reset(*unit, now);
+    ask(*unit);
   }
   if (changed) ties_.changed();
   settle();
 }
 
-bool UplinkKeeper::look_at(UplinkUnit& unit, Clock::time_point now) {
+void UplinkKeeper::ask(UplinkUnit& unit) {
+  const auto& care = unit.care;
+  if (care.lost || erred(care) || care.asker == nullptr || care.asked()) return;
+  care.asker->run([this, &unit]() -> base::SideThread::Told {
+    return [this, &unit, link = unit.uplink->link()] { hear(unit, link); };
+  });
+}
+
+void UplinkKeeper::hear(UplinkUnit& unit, const vswitch::LinkState& link) {
   auto& care = unit.care;
+  if (!is_kept(unit) || !has_device(unit) || erred(care) || link == care.link) return settle();
   const auto& uplink = unit.config.uplink;
-  // The loop tells of an error next. Until then: its registers may be gone already.
-  if (care.error_watch && care.error_watch->heard()) return false;
-  const auto link = unit.uplink->link();
-  if (link == care.link) {
-    const bool reset = was_reset(unit, now);
-    if (reset && link.up) lose(unit, Loss::no_link, "had no link for a while, and needs a reset");
-    if (reset && !link.up) {
-      lose(unit, Loss::no_link, "has no link while its physical function has one");
-    }
-    return reset;
-  }
   const bool turned = link.up != care.link.up;
   care.link = link;
-  if (turned) care.link_since = now;
+  if (turned) care.link_since = Clock::now();
   care.flapped |= turned && !link.up;
   care.unannounced |= turned && link.up && unit.uplink->carries();
   spdlog::info("uplink {}: the link of {} is {}", uplink.name, uplink.device,
                link.up ? "up" : "down");
   ties_.emit("UPLINK_LINK",
              {{"name", uplink.name}, {"up", link.up}, {"speed_mbps", link.speed_mbps}});
-  return turned;
+  if (turned) ties_.changed();
+  settle();
+}
+
+bool UplinkKeeper::replace_if_reset(UplinkUnit& unit, Clock::time_point now) {
+  if (!was_reset(unit, now)) return false;
+  lose(unit, Loss::no_link,
+       unit.care.link.up ? "had no link for a while, and needs a reset"
+                         : "has no link while its physical function has one");
+  return true;
 }
 
 // A reset of the physical function takes what its virtual ones were told, also where they have a
@@ -121,6 +135,11 @@ bool UplinkKeeper::was_reset(const UplinkUnit& unit, Clock::time_point now) cons
 void UplinkKeeper::watch(UplinkUnit& unit) {
   auto& care = unit.care;
   const auto& uplink = unit.config.uplink;
+  if (auto asker = base::SideThread::make(loop_, "uplink link")) {
+    care.asker = *std::move(asker);
+  } else {
+    spdlog::warn("uplink {}: its link is not watched: {}", uplink.name, asker.error().message);
+  }
   if (const int fd = unit.uplink->departure_fd(); fd >= 0) {
     auto watch = loop_.watch(fd, EPOLLIN, [this, &unit](std::uint32_t) {
       lose(unit, Loss::host, "the host wants it back");
@@ -244,8 +263,9 @@ bool UplinkKeeper::announce_one() {
 
 bool UplinkKeeper::close_one() {
   for (auto& [name, unit] : units_) {
-    if (!unit->care.on_closed) continue;
+    if (!unit->care.on_closed || unit->care.asked()) continue;
     busy_ = true;
+    unit->care.asker.reset();
     // The unit is destroyed by what it calls, or after that.
     auto closed = std::exchange(unit->care.on_closed, {});
     unit->care.error_watch.reset();
@@ -263,7 +283,9 @@ bool UplinkKeeper::give_up_one() {
   for (auto& [name, unit] : units_) {
     auto& care = unit->care;
     if (!care.lost || !is_kept(*unit) || !unit->uplink->attached() || now < care.try_at) continue;
+    if (care.asked()) continue;
     busy_ = true;
+    care.asker.reset();
     if (care.error_watch) care.error_watch->put_back_registers();
     care.error_watch.reset();
     unit->uplink->detach([this, &unit = *unit] {

@@ -5,7 +5,9 @@
 // A device that is given up carries nothing any more before its standby does, and the standby does
 // before the device is closed, which takes long. Who begins to carry, or has its link again,
 // announces the guests behind it. One thing is done at a time, for all uplinks: settle() does the
-// next one that is due, until none is. Thread: control.
+// next one that is due, until none is. Thread: control, but each device is asked for its link on a
+// thread of its own: a driver may wait for minutes for one that does not answer, whose device is
+// closed when it has given up.
 #pragma once
 
 #include <chrono>
@@ -94,7 +96,9 @@ class UplinkKeeper {
   using Clock = UplinkCare::Clock;
 
   void look();
-  bool look_at(UplinkUnit& unit, Clock::time_point now);
+  void ask(UplinkUnit& unit);
+  void hear(UplinkUnit& unit, const vswitch::LinkState& link);
+  bool replace_if_reset(UplinkUnit& unit, Clock::time_point now);
   [[nodiscard]] bool was_reset(const UplinkUnit& unit, Clock::time_point now) const;
   void watch(UplinkUnit& unit);
   [[nodiscard]] bool comes_back(const UplinkUnit& unit) const;

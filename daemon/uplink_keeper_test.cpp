@@ -5,6 +5,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <atomic>
+
 #include "base/reactor_pool.hpp"
 
 namespace millrace::daemon {
@@ -45,6 +47,7 @@ class FakeUplink final : public vswitch::Uplink {
     return {};
   }
   [[nodiscard]] vswitch::LinkState link() const override {
+    answers.wait(false);
     return attached_ && up ? vswitch::LinkState{true, 1000} : vswitch::LinkState{};
   }
   void send(std::shared_ptr<const std::vector<vswitch::Packet>> frames, Done done) override {
@@ -56,12 +59,17 @@ class FakeUplink final : public vswitch::Uplink {
   [[nodiscard]] std::optional<Group> group() const override { return std::nullopt; }
   [[nodiscard]] std::vector<DriverCounter> driver_counters() const override { return {}; }
 
+  void answer_all() {
+    answers = true;
+    answers.notify_one();
+  }
   void ask_back() const {
     const std::uint64_t one = 1;
     ASSERT_EQ(::write(departure.get(), &one, sizeof one), 8);
   }
 
-  bool up = true;
+  std::atomic<bool> up = true;           // link() is asked on a thread of its own
+  std::atomic<bool> answers = true;      // false: link() waits until it is
   std::size_t sends = 0, announced = 0;  // of how many frames
   base::Fd departure{::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
 
@@ -85,7 +93,10 @@ class UplinkKeeperTest : public ::testing::Test {
     fabric = *vswitch::Fabric::make(*pool, {});
     keeper.use(*fabric);
   }
-  ~UplinkKeeperTest() override { fabric.reset(); }
+  ~UplinkKeeperTest() override {
+    for (const auto& [name, unit] : units) static_cast<FakeUplink&>(*unit->uplink).answer_all();
+    fabric.reset();
+  }
 
   vswitch::PortId add_port(const std::string& name, const std::vector<vswitch::Mac>& macs = {}) {
     vswitch::PortConfig config;
@@ -306,6 +317,37 @@ TEST_F(UplinkKeeperTest, AnnouncesWhenItsLinkIsThere) {
   EXPECT_EQ(uplink.announced, before);
   uplink.up = true;
   until([&] { return uplink.announced == before + 1; });
+}
+
+TEST_F(UplinkKeeperTest, NobodyWaitsForADeviceThatDoesNotAnswer) {
+  auto& first = add("a", "b");
+  add("b");
+  until([&] { return first.carries(); });
+  log.clear();
+  first.answers = false;
+  until([&] { return unit("a").care.asked(); });
+  keeper.lose(unit("a"), Loss::error, "reported an error");
+  until_logged("b carries");
+  pass(30ms);  // it is not closed while its driver waits for it
+  EXPECT_THAT(log, ElementsAre("a rests", "b carries"));
+  first.answer_all();
+  until_logged("a carries");
+  EXPECT_THAT(log, ElementsAre("a rests", "b carries", "a detached", "a let go", "a opened",
+                               "b rests", "a carries"));
+}
+
+TEST_F(UplinkKeeperTest, OneThatDoesNotAnswerIsClosedWhenItDoes) {
+  auto& uplink = add("a");
+  until([&] { return uplink.carries(); });
+  uplink.answers = false;
+  until([&] { return unit("a").care.asked(); });
+  bool closed = false;
+  unit("a").state = UnitState::stopping;
+  keeper.close(unit("a"), [&closed] { closed = true; });
+  pass(30ms);
+  EXPECT_FALSE(closed);
+  uplink.answer_all();
+  until([&] { return closed; });
 }
 
 TEST_F(UplinkKeeperTest, ClosesWhatIsUnderWay) {

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "base/event_loop.hpp"
+#include "base/side_thread.hpp"
 #include "daemon/config.hpp"
 #include "daemon/eal_domain.hpp"
 #include "daemon/stall_watch.hpp"
@@ -27,6 +28,8 @@ struct UplinkCare {
 
   base::EventLoop::Watch departure, errors;
   std::optional<vfio::ErrorWatch> error_watch;
+  // Asks its device for its link, which may take long; while a question is out, the device stays.
+  std::unique_ptr<base::SideThread> asker;
   vswitch::LinkState link;
   Clock::time_point link_since{};   // when it last came or went
   Clock::time_point opened_at{};    // its device
@@ -40,6 +43,8 @@ struct UplinkCare {
   std::uint64_t losses = 0;         // of a device, since it was added
   std::string problem;              // why it has none; empty: it has one
   std::function<void()> on_closed;  // not empty: it is to be closed
+
+  [[nodiscard]] bool asked() const { return asker != nullptr && asker->pending() != 0; }
 };
 
 struct UplinkUnit {

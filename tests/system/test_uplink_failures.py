@@ -174,9 +174,10 @@ class Failures(test_uplink_pci.Wire):
             own = peer.socket.getsockname()[4]
             peer.socket.send(b"\xff" * 6 + own + EXPERIMENTAL.to_bytes(2, "big") + bytes(46))
 
-    def fault(self, name):
-        """A completion that a device waited for in vain."""
-        self.monitor(f"pcie_aer_inject_error {name} COMP_TIME")
+    def fault(self, name, kind="COMP_TIME"):
+        """A completion that a device waited for in vain. DLP is a fatal one: the kernel resets the
+        bus."""
+        self.monitor(f"pcie_aer_inject_error {name} {kind}")
 
 
 class Alone(Failures):
@@ -230,12 +231,11 @@ class Alone(Failures):
 
     def test_errors(self):
         """The kernel tells of one: the function is reset, and the uplink carries again by itself.
-        Not of a fatal one, which has the kernel reset the bus: the driver may be in the midst of a
-        call then."""
+        At a fatal one the kernel resets the bus, and the driver may be in the midst of a call."""
         qmp = self.start()
-        for losses in (1, 2):
+        for losses, kind in enumerate(("COMP_TIME", "DLP"), 1):
             self.rarps.sources()
-            self.fault("rp1")
+            self.fault("rp1", kind)
             self.until("the device to be back", "first", losses=losses, state="running",
                        carries=True, link_up=True, problem=None)
             self.heard("first")
@@ -300,9 +300,9 @@ class Guests(Failures):
     def check_errors(self, a, b):
         """On the way to the device: it is released, reset, and carries again by itself."""
         outwards = Pinging(b, PEER_IP)
-        for losses in (1, 2):
+        for losses, kind in enumerate(("COMP_TIME", "DLP"), 1):
             outwards.more()
-            self.fault("rp1")
+            self.fault("rp1", kind)
             self.until("the device to be back", losses=losses, state="running", carries=True,
                        link_up=True, problem=None)
             outwards.more()
@@ -341,7 +341,7 @@ class Holdings:
 
 def cycles():
     """At least one of each fault."""
-    return 100 if os.environ.get("MILLRACE_FULL") else 4
+    return 100 if os.environ.get("MILLRACE_FULL") else 5
 
 
 class Standby(Failures):
@@ -384,9 +384,9 @@ class Standby(Failures):
                          "has no driver|wants it back")
         give(IGB, "vfio-pci")
 
-    def error(self, port):
+    def error(self, port, kind="COMP_TIME"):
         losses = self.losses()
-        self.fault(port)
+        self.fault(port, kind)
         wait_for("the loss to be noticed", lambda: self.losses() > losses, 60, 0.1)
 
     def test_again_and_again(self):
@@ -401,7 +401,8 @@ class Standby(Failures):
         changes = a.must(f"cat /sys/class/net/{a.nic}/carrier_changes")
         holdings = Holdings(self.daemon)
         first = holdings()
-        faults = [self.flap, self.taken, lambda: self.error("rp1"), lambda: self.error("rp2")]
+        faults = [self.flap, self.taken, lambda: self.error("rp1"), lambda: self.error("rp2"),
+                  lambda: self.error("rp1", "DLP")]
         for number in range(cycles()):
             faults[number % len(faults)]()
             for name in ("first", "second"):
