@@ -1,5 +1,5 @@
-"""What the virtual host boots: a stock kernel, unpacked, and an initramfs that mounts this machine's
-own files. Made once, kept in the cache, complete or absent.
+"""What the virtual host boots: a stock kernel, unpacked, and an initramfs that mounts this
+machine's own files. Made once, kept in the cache, complete or absent.
 
     python3 -m tests.rig.virtual_host_image
 """
