@@ -263,12 +263,15 @@ bool UplinkKeeper::announce_one() {
 
 bool UplinkKeeper::close_one() {
   for (auto& [name, unit] : units_) {
-    if (!unit->care.on_closed || unit->care.asked()) continue;
+    auto& care = unit->care;
+    if (!care.on_closed) continue;
+    if (erred(care)) care.error_watch->put_back_registers();
+    if (care.asked()) continue;
     busy_ = true;
-    unit->care.asker.reset();
+    care.asker.reset();
     // The unit is destroyed by what it calls, or after that.
-    auto closed = std::exchange(unit->care.on_closed, {});
-    unit->care.error_watch.reset();
+    auto closed = std::exchange(care.on_closed, {});
+    care.error_watch.reset();
     unit->uplink->close([this, closed = std::move(closed)] {
       go_on();
       closed();
@@ -283,10 +286,11 @@ bool UplinkKeeper::give_up_one() {
   for (auto& [name, unit] : units_) {
     auto& care = unit->care;
     if (!care.lost || !is_kept(*unit) || !unit->uplink->attached() || now < care.try_at) continue;
+    // Its driver may be waiting for them just now, too.
+    if (care.error_watch) care.error_watch->put_back_registers();
     if (care.asked()) continue;
     busy_ = true;
     care.asker.reset();
-    if (care.error_watch) care.error_watch->put_back_registers();
     care.error_watch.reset();
     unit->uplink->detach([this, &unit = *unit] {
       ties_.closed(unit);
