@@ -3,6 +3,7 @@
 import glob
 import os
 import sys
+import time
 import unittest
 
 from . import process, settings
@@ -73,6 +74,16 @@ class SystemTest(unittest.TestCase):
         print(f"    {self.id().split('.')[-1]}: {text}", flush=True)
 
 
+LONG = "with ./check --full: "
+
+
+def long(why):
+    """For a test that takes long beside what it adds to the others, which `why` says: it runs with
+    ./check --full, or when somebody names tests."""
+    wanted = os.environ.get("MILLRACE_FULL") or len(sys.argv) > 1
+    return unittest.skipUnless(wanted, LONG + why)
+
+
 def main():
     """Runs this file's tests: the lines of unittest, one per test; status 77 (a skip, for meson)
     where every test was skipped."""
@@ -89,14 +100,24 @@ def main():
 
 
 class _Result(unittest.TextTestResult):
-    """Remembers what passed, so that a later step can tell that it ran, and that a virtual host
-    that is started once more need not run it again."""
+    """Remembers what passed, and what was left to the full check, so that a later step can tell
+    what ran, and that a virtual host that is started once more need not run it again."""
 
     def __init__(self, *arguments, **more):
         super().__init__(*arguments, **more)
-        self.passed = []
+        self.passed, self.left, self.begun = [], [], 0.0
+
+    def startTest(self, test):
+        super().startTest(test)
+        self.begun = time.monotonic()
+
+    def addSkip(self, test, reason):
+        super().addSkip(test, reason)
+        if reason.startswith(LONG):
+            self.left.append(_name(test))
 
     def addSuccess(self, test):
+        self.stream.write(f"{time.monotonic() - self.begun:.1f} s ")
         super().addSuccess(test)
         self.passed.append(_name(test))
         if os.environ.get("MILLRACE_VIRTUAL_HOST") and os.path.isdir(_notes_folder()):
@@ -132,8 +153,9 @@ def _note_what_passed(result):
     folder = _notes_folder()
     suffix = "-" + os.path.basename(settings.qemu()) if os.environ.get("MILLRACE_QEMU") else ""
     if os.path.isdir(folder):
-        with open(os.path.join(folder, f"ran-{stem}{suffix}.txt"), "w") as file:
-            file.writelines(f"{stem}.{name}\n" for name in result.passed)
+        for what, names in (("ran", result.passed), ("left", result.left)):
+            with open(os.path.join(folder, f"{what}-{stem}{suffix}.txt"), "w") as file:
+                file.writelines(f"{stem}.{name}\n" for name in names)
 
 
-__all__ = ["SystemTest", "RigError", "main"]
+__all__ = ["SystemTest", "RigError", "long", "main"]

@@ -24,7 +24,7 @@ class Guest(GuestShell, Qemu):
                  "-object", "rng-random,id=rng,filename=/dev/urandom",
                  "-device", "virtio-rng-pci,rng=rng")
 
-    def start(self, timeout=180, wait=True):
+    def start(self, timeout=120, wait=True):
         super().start()
         self._connect(self.path("agent"))
         return self.wait_ready(timeout) if wait else self

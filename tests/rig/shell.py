@@ -29,7 +29,7 @@ class GuestShell:
             self._agent.close()
             self._agent = None
 
-    def wait_ready(self, timeout=200):
+    def wait_ready(self, timeout=120):
         """Waits until a (new) boot has reached its shell."""
         begun = time.monotonic()
         while True:
@@ -45,7 +45,7 @@ class GuestShell:
         """Starts a script; answer() collects what it says."""
         self._agent.send(base64.b64encode(script.encode()) + b"\n")
 
-    def answer(self, script="", timeout=180):
+    def answer(self, script="", timeout=120):
         deadline, lines = time.monotonic() + timeout, None
         while True:
             line = self._agent.next(deadline, f"the end of: {script}")
@@ -57,12 +57,12 @@ class GuestShell:
             elif lines is not None:
                 lines.append(line)
 
-    def run(self, script, timeout=180):
+    def run(self, script, timeout=120):
         """Runs a shell script in the guest. Answers (status, output)."""
         self.send(script)
         return self.answer(script, timeout)
 
-    def must(self, script, timeout=180):
+    def must(self, script, timeout=120):
         """Runs a script that has to end with status 0. Answers its output."""
         status, output = self.run(script, timeout)
         if status:
@@ -78,7 +78,7 @@ class GuestShell:
         with open(self.path("console"), errors="replace") as file:
             return file.read()
 
-    def reboot(self, timeout=200):
+    def reboot(self, timeout=120):
         """The guest's own, orderly reboot."""
         self.send("sync; reboot -f")
         return self.wait_ready(timeout)

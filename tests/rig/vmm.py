@@ -47,7 +47,7 @@ class Vmm(GuestShell):
                          ",".join([f"socket={socket}"] + [f"{k}={v}" for k, v in keys.items()])]
         return self
 
-    def start(self, timeout=200, wait=True):
+    def start(self, timeout=120, wait=True):
         self.process = Child(self.command, self.path("log"), name=f"millrace-vmm {self.name}")
         self._connect(self.path("agent"))
         return self.wait_ready(timeout) if wait else self

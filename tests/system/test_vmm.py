@@ -9,7 +9,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from tests.rig import assets, inside, scenes, settings
-from tests.rig.case import SystemTest
+from tests.rig.case import SystemTest, long
 from tests.rig.daemon import Daemon
 from tests.rig.peers import HugePages
 from tests.rig.process import RigError, run, wait_for
@@ -46,12 +46,14 @@ class Boot(SystemTest):
     def test_cloud(self):
         self.check_flavour("cloud")
 
+    @long("another flavour of the kernel; test_elf boots it, too")
     def test_generic(self):
         self.check_flavour("generic")
 
     def test_cloud_6_12(self):
         self.check_flavour("cloud-6.12")
 
+    @long("the fourth kernel")
     def test_generic_6_12(self):
         self.check_flavour("generic-6.12")
 

@@ -9,7 +9,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from tests.rig import inside, scenes
-from tests.rig.case import SystemTest
+from tests.rig.case import SystemTest, long
 from tests.rig.daemon import Daemon
 from tests.rig.process import RigError, wait_for
 from tests.rig.qmp import Qmp, QmpError
@@ -137,6 +137,7 @@ class Plug(HotPlugTest):
         of theirs stays behind in the guest or the program."""
         self.rounds_under_traffic(*self.pair(), 8 if os.environ.get("MILLRACE_FULL") else 3)
 
+    @long("another kernel")
     def test_6_12(self):
         try:
             a, b = self.pair(flavour="cloud-6.12")
@@ -146,6 +147,7 @@ class Plug(HotPlugTest):
             self.skipTest(str(error).splitlines()[0])
         self.rounds_under_traffic(a, b, 1)
 
+    @long("50 s")
     def test_reboot_keeps_what_was_plugged_in(self):
         a, b = self.pair(more=["--reboot", "restart"])
         with Qmp(a.control) as qmp:
@@ -198,6 +200,7 @@ class Refused(HotPlugTest):
 
 
 class Many(HotPlugTest):
+    @long("many of the same")
     def test_forty_devices_and_one_more(self):
         """2 NICs and 38 disks from the start, each what it should be, in the command line's order;
         the last of them, behind a root port, can go; another one can come."""

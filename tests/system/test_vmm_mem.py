@@ -7,7 +7,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from tests.rig import inside
-from tests.rig.case import SystemTest
+from tests.rig.case import SystemTest, long
 from tests.rig.daemon import Daemon
 from tests.rig.process import wait_for
 from tests.rig.vmm import Vmm
@@ -135,6 +135,7 @@ class Mem(SystemTest):
         self.check_log(guest)
         self.assertEqual(guest.stop(), POWERED_OFF)
 
+    @long("another life of the guest")
     def test_reboot(self):
         """A machine's reset takes all of it; the kernel that comes asks for it anew."""
         guest = self.boot(more=["--reboot", "restart"], requested="256MiB")
@@ -148,6 +149,7 @@ class Mem(SystemTest):
         self.check_log(guest)
         self.assertEqual(guest.stop(), POWERED_OFF)
 
+    @long("another kernel")
     def test_6_12(self):
         guest = self.boot(flavour="cloud-6.12", requested="256MiB")
         guest.must("modprobe virtio_mem")

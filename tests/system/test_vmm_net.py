@@ -9,7 +9,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from tests.rig import inside, scenes
-from tests.rig.case import SystemTest
+from tests.rig.case import SystemTest, long
 from tests.rig.daemon import Daemon
 from tests.rig.process import wait_for
 from tests.rig.scenes import IPS
@@ -112,6 +112,7 @@ class Driver(SystemTest):
     def test_rss(self):
         self.check_rss()
 
+    @long("another kernel")
     def test_rss_6_12(self):
         self.check_rss("cloud-6.12")
 
@@ -171,6 +172,7 @@ class Driver(SystemTest):
     def test_coalescing(self):
         self.check_coalescing()
 
+    @long("another kernel")
     def test_coalescing_6_12(self):
         self.check_coalescing("cloud-6.12")
 

@@ -9,7 +9,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from tests.rig import assets, inside, settings
-from tests.rig.case import SystemTest
+from tests.rig.case import SystemTest, long
 from tests.rig.daemon import Daemon
 from tests.rig.process import RigError, run
 from tests.rig.qmp import Qmp, QmpError
@@ -64,6 +64,7 @@ class Models(Platform):
         self.assertEqual(guest.kernel_log("BUG:|WARNING:|Firmware Bug"), "")
         self.assertEqual(guest.stop(), POWERED_OFF)
 
+    @long("level 3 is as far from this processor")
     def test_level_2(self):
         self.check_model("x86-64-v2")
 
@@ -126,6 +127,7 @@ class HotAdd(SystemTest):
         """From 1 to 4, in two steps; the guest takes each into use, and it works there."""
         self.check_vcpus()
 
+    @long("another kernel")
     def test_vcpus_6_12(self):
         try:
             assets.initramfs("cloud-6.12")
@@ -195,6 +197,7 @@ class HotAdd(SystemTest):
         self.report(f"{int(cached)} MiB of the disk kept by a guest of 256 MiB + 768 MiB")
         self.assertEqual(guest.stop(), POWERED_OFF)
 
+    @long("another 20 s")
     def test_kept_over_a_reset(self):
         guest = self.boot(cpus="1,max=2", memory="256M,max=512M,slots=1",
                           options=["--reboot", "restart"])
