@@ -20,6 +20,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 
 import test_uplink_pci
 from tests.rig import inside, pcap, scenes
+from tests.rig.case import long
 from tests.rig.pci import FUNCTIONS, driver_of, give
 from tests.rig.process import RigError, run, wait_for
 from tests.rig.qmp import QmpError
@@ -243,6 +244,7 @@ class Alone(Failures):
                                                "UPLINK_ACTIVE", "UPLINK_REMOVED")]
         self.assertEqual(names, ["UPLINK_LOST", "UPLINK_RESTORED", "UPLINK_ACTIVE"] * 2)
 
+    @long("again and again under traffic below")
     def test_standby(self):
         """The second carries while the first has no link, an error, no function; and announces."""
         give(SPARE, "vfio-pci")

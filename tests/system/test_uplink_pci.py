@@ -14,7 +14,7 @@ import threading
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from tests.rig import inside, pcap, scenes
-from tests.rig.case import SystemTest
+from tests.rig.case import SystemTest, long
 from tests.rig.daemon import Daemon
 from tests.rig.pci import FUNCTIONS, driver_of, give
 from tests.rig.process import run, wait_for
@@ -251,6 +251,7 @@ class Shared(Wire):
             self.daemon.start()
         self.reach(guest)
 
+    @long("memory of another kind")
     def test_hugepages(self):
         shell("echo 160 >/proc/sys/vm/nr_hugepages")
         self.addCleanup(shell, "echo 0 >/proc/sys/vm/nr_hugepages")

@@ -10,6 +10,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 
 import test_uplink_failures
 from tests.rig import inside, settings
+from tests.rig.case import long
 from tests.rig.pci import FUNCTIONS, give
 from tests.rig.process import wait_for
 
@@ -107,6 +108,7 @@ class ZeroCopy(test_uplink_failures.Failures):
         self.assertLess(copied, lent / 4)
         self.fetch(guest, self.serve_file())
 
+    @long("another driver")
     def test_e1000e(self):
         """Its driver segments nothing: each of our segments is a part of the guest's packet."""
         (guest,) = self.serve(NIC)

@@ -265,6 +265,7 @@ class Devices(SystemTest):
                               if queue["enabled"]}, {rings}, device["name"])
         self.assertEqual([a.stop(), b.stop()], [POWERED_OFF] * 2)
 
+    @long("the hot-plug and sandbox tests restart guests, too")
     def test_restart(self):
         a, b = self.pair(more=["--reboot", "restart"])
         scenes.make_filesystem(a, "vda")
@@ -305,6 +306,7 @@ class Devices(SystemTest):
         self.assertGreaterEqual(scenes.ping(a, "10.9.0.77"), 3)
         self.assertEqual([a.stop(), b.stop()], [POWERED_OFF] * 2)
 
+    @long("the control queue has a test without it")
     def test_vlan_filter(self):
         """A driver is given tagged frames of those VLANs that it asked for."""
         a, b = self.pair(control_queue=True, trunk=[10, 20])
