@@ -103,6 +103,7 @@ TEST_F(ReactorTest, PollsItsPollersAndAccountsForIt) {
   CountingPoller poller;
   reactor_->start();
   add(poller);
+  spin_until([&] { return poller.polls.load() > 1; });  // the round of the command is over
   poller.pushed.store(1);
   spin_until([&] { return poller.taken.load() == 1; });
   const auto polls = poller.polls.load();
