@@ -127,6 +127,8 @@ class Migration(SystemTest):
         wait_for("what to compare with", lambda: a.run("stat -c %s /tmp/wanted")[1] == "65536")
         a.must(COLD, 120)
         a.must(BUSY, 120)
+        for port in ("5001", "5002"):
+            wait_for("a listener", lambda port=port: f":{port}" in a.must("netstat -ltn"))
         peer.must(SEND_STREAM)
         wait_for("some rounds", lambda: min(self.progress(a)) > 2, 60, 0.5)
         return peer.must("sha256sum </tmp/held")
