@@ -106,9 +106,9 @@ void RxPort::deliver(std::span<const Packet* const> packets) noexcept {
       ring.prefetch_to_write(packets.size());
     }
     if (reports_hash_) {
-      for (const Packet* packet : packets) accept<HashedHeader>(ring, *packet);
+      accept_all<HashedHeader>(ring, packets);
     } else {
-      for (const Packet* packet : packets) accept<PlainHeader>(ring, *packet);
+      accept_all<PlainHeader>(ring, packets);
     }
     if (forgotten) return;
     // The driver's processor had these last: they are on their way while the next burst is made.
@@ -124,6 +124,57 @@ void RxPort::deliver(std::span<const Packet* const> packets) noexcept {
   }
   if (fault_ != Fault::none) q.poison(fault_, reactor_->calls());
   q.check_memory(reactor_->calls());
+}
+
+template <class Header, class R>
+void RxPort::accept_all(R& ring, std::span<const Packet* const> packets) noexcept {
+  for (std::size_t done = 0;;) {
+    done += write_usual<Header>(ring, packets.subspan(done));
+    if (done == packets.size()) return;
+    accept<Header>(ring, *packets[done++]);
+  }
+}
+
+bool RxPort::goes_as_it_is(const Packet& packet) const noexcept {
+  return acceptance_.takes_whole(packet) && !exceeds_mtu(packet) &&
+         (acceptance_.checksum || !packet.offload.checksum_needed);
+}
+
+template <class Header, class R>
+std::size_t RxPort::write_usual(R& ring, std::span<const Packet* const> packets) noexcept {
+  constexpr std::size_t size_of_header = sizeof(Header::wire);
+  if (header_size_ != size_of_header || fault_ != Fault::none) return 0;
+  typename R::Cursor cursor{ring};
+  std::size_t count = 0;
+  std::uint64_t sum = 0;
+  for (const Packet* each : packets) {
+    const Packet& packet = *each;
+    if (!goes_as_it_is(packet) || (filter_ != nullptr && !filter_->takes(packet))) break;
+    const virtio::Segment room = cursor.next(true);
+    const std::size_t bytes = size_of_header + packet.length;
+    if (room.size < bytes) break;
+    const Header header{*this, packet, 1};
+    std::byte* out = room.data;
+    std::memcpy(out, &header.wire, size_of_header);
+    out += size_of_header;
+    copy_header(out, packet.header.data(), packet.header_size);
+    out += packet.header_size;
+    std::uint32_t left = packet.length - packet.header_size;
+    for (const vswitch::View& view : packet.payload()) {
+      const std::uint32_t part = std::min(view.size, left);
+      std::memcpy(out, view.data, part);
+      out += part;
+      left -= part;
+    }
+    const auto written = static_cast<std::uint32_t>(bytes);
+    if (queue().logging()) queue().wrote(room, written);
+    cursor.give(cursor.take(), written);
+    ++count;
+    sum += packet.length;
+  }
+  written_ += count;
+  written_bytes_ += sum;
+  return count;
 }
 
 template <class Header, class R>
@@ -143,8 +194,6 @@ template <class Header, class R>
 RxPort::Outcome RxPort::accept_whole(R& ring, const Packet& packet) noexcept {
   if (fault_ != Fault::none) return Outcome::fault;
   if (exceeds_mtu(packet)) return Outcome::too_small;
-  if (write_at_once<Header>(ring, packet)) [[likely]]
-    return Outcome::written;
   Frame frame{packet};
   if (packet.offload.checksum_needed && !acceptance_.checksum) {
     const std::size_t at =
@@ -155,40 +204,11 @@ RxPort::Outcome RxPort::accept_whole(R& ring, const Packet& packet) noexcept {
   return write<Header>(ring, packet, frame);
 }
 
-// The usual frame goes as it is into one buffer in one piece.
 template <class Header, class R>
-bool RxPort::write_at_once(R& ring, const Packet& packet) noexcept {
-  if (packet.offload.checksum_needed && !acceptance_.checksum) return false;
-  if (packet.length > buffer_seen_) return false;
-  const virtio::Mark mark = ring.mark();
-  if (ring.take(first_) != Take::chain) return false;  // it will say so again
-  const auto segments = first_.writable();
-  Header header{*this, packet, 1};
-  const std::size_t bytes = sizeof header.wire + packet.length;
-  if (header_size_ != sizeof header.wire || segments.size() != 1 || segments[0].size < bytes)
-      [[unlikely]] {
-    buffer_seen_ = segments.empty() ? 0 : segments[0].size;
-    ring.rewind(mark);
-    return false;
-  }
-  std::byte* out = segments[0].data;
-  std::memcpy(out, &header.wire, sizeof header.wire);
-  out += sizeof header.wire;
-  copy_header(out, packet.header.data(), packet.header_size);
-  out += packet.header_size;
-  std::uint32_t left = packet.length - packet.header_size;
-  for (const vswitch::View& view : packet.payload()) {
-    const std::uint32_t part = std::min(view.size, left);
-    std::memcpy(out, view.data, part);
-    out += part;
-    left -= part;
-  }
-  const auto written = static_cast<std::uint32_t>(bytes);
-  if (queue().logging()) log(segments, written);
-  ring.give(first_.ticket(), written);
-  ++written_;
-  written_bytes_ += packet.length;
-  return true;
+RxPort::Outcome RxPort::accept_segment(R& ring) noexcept {
+  const Packet* const one = &segment_;
+  return write_usual<Header>(ring, {&one, 1}) == 1 ? Outcome::written
+                                                   : accept_whole<Header>(ring, segment_);
 }
 
 template <class Header, class R>
@@ -198,7 +218,7 @@ void RxPort::accept_segments(R& ring, const Packet& packet) noexcept {
   Outcome outcome = Outcome::written;
   while (segmenter.next(segment_)) {
     // No checksum is worth computing for a ring that is known to be empty.
-    if (outcome != Outcome::ring_full) outcome = accept_whole<Header>(ring, segment_);
+    if (outcome != Outcome::ring_full) outcome = accept_segment<Header>(ring);
     count(outcome);
   }
 }
@@ -236,7 +256,7 @@ RxPort::Outcome RxPort::write(R& ring, const Packet& packet, Frame& frame) noexc
       return back(ring, mark, Outcome::too_small);
     }
     const std::uint32_t bytes = fill(chain, reserve, frame);
-    if (buffers == 0) first_bytes = bytes, buffer_seen_ = chain.writable().front().size;
+    if (buffers == 0) first_bytes = bytes;
     used_[buffers++] = {chain.ticket(), bytes};
   } while (frame.left() > 0);
 

@@ -82,12 +82,18 @@ class RxPort final : public virtio::QueueWorker, public vswitch::Port {
   struct PlainHeader;
   struct HashedHeader;
   template <class Header, class R>
+  void accept_all(R& ring, std::span<const vswitch::Packet* const> packets) noexcept;
+  // Puts frames that go as they are, each into one buffer in one piece, into the ring, up to the
+  // first that has to be looked at more closely, of which nothing was done. Answers how many.
+  template <class Header, class R>
+  std::size_t write_usual(R& ring, std::span<const vswitch::Packet* const> packets) noexcept;
+  [[nodiscard]] bool goes_as_it_is(const vswitch::Packet& packet) const noexcept;
+  template <class Header, class R>
   void accept(R& ring, const vswitch::Packet& packet) noexcept;
   template <class Header, class R>
   Outcome accept_whole(R& ring, const vswitch::Packet& packet) noexcept;
-  // False: it has to be looked at more closely, and nothing was done.
   template <class Header, class R>
-  bool write_at_once(R& ring, const vswitch::Packet& packet) noexcept;
+  Outcome accept_segment(R& ring) noexcept;
   template <class Header, class R>
   void accept_segments(R& ring, const vswitch::Packet& packet) noexcept;
   // Puts one frame into one buffer, or into as many as it needs; all or nothing.
@@ -113,7 +119,6 @@ class RxPort final : public virtio::QueueWorker, public vswitch::Port {
   std::shared_ptr<const RxFilter> filter_;
   std::shared_ptr<const vswitch::PacketHash> hash_;
   CallPacer pacer_;
-  std::uint32_t buffer_seen_ = 0xffff'ffff;        // room in the last one: what may fit at once
   std::uint64_t written_ = 0, written_bytes_ = 0;  // frames of this burst
   SwitchSide side_;
   base::Reactor* reactor_ = nullptr;

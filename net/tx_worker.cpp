@@ -13,11 +13,19 @@ namespace millrace::net {
 using virtio::Fault;
 using virtio::Take;
 using virtio::wire::NetHeader;
+using vswitch::burst_bytes_max;
 using vswitch::Packet;
 
 namespace {
 constexpr std::size_t frame_min = 14;  // an Ethernet header
 constexpr std::size_t cache_line = 64;
+
+void bring_near(const std::byte* at, std::size_t bytes) noexcept {
+  for (std::size_t offset = 0; offset < bytes; offset += cache_line) {
+    __builtin_prefetch(at + offset);
+  }
+}
+
 }  // namespace
 
 TxWorker::TxWorker(std::unique_ptr<virtio::Queue> queue, std::uint64_t features,
@@ -137,6 +145,10 @@ void TxWorker::offer_to_lend() noexcept {
 template <class R>
 void TxWorker::give_back(R& ring) noexcept {
   if (lender_ == nullptr || !loans_->any_in_visit()) [[likely]] {
+    if (typename R::Cursor cursor{ring}; cursor.serves()) {
+      for (std::size_t i = 0; i < taken_; ++i) cursor.give(tickets_[i], 0);
+      return;
+    }
     for (std::size_t i = 0; i < taken_; ++i) ring.give(tickets_[i], 0);
     return;
   }
@@ -151,11 +163,13 @@ Take TxWorker::collect(R& ring) noexcept {
   taken_ = count_ = 0;
   bounce_used_ = false;
   std::uint64_t bytes = 0;
-  Take last = Take::chain;
   const bool sending = queue().enabled();
-  while (taken_ < vswitch::burst_max && bytes < vswitch::burst_bytes_max && !bounce_used_) {
-    last = ring.take(chain_);
-    if (last != Take::chain) break;
+  for (;;) {
+    if (sending) bytes += collect_usual(ring, burst_bytes_max - bytes);
+    if (taken_ == vswitch::burst_max || bytes >= burst_bytes_max || bounce_used_)
+      return Take::chain;
+    const Take last = ring.take(chain_);
+    if (last != Take::chain) return last;
     tickets_[taken_++] = chain_.ticket();
     if (!sending) continue;
     if (describe(packets_[count_], heads_[count_])) {
@@ -164,26 +178,56 @@ Take TxWorker::collect(R& ring) noexcept {
       side_.counters->drop_malformed.add();
     }
   }
-  return last;
+}
+
+// Frames that lie in one piece, up to the first buffer that has to be looked at more closely, of
+// which nothing was done. Answers their bytes.
+template <class R>
+std::uint64_t TxWorker::collect_usual(R& ring, std::uint64_t bytes_most) noexcept {
+  typename R::Cursor cursor{ring};
+  std::size_t taken = taken_, count = count_;
+  std::uint64_t bytes = 0;
+  while (taken < vswitch::burst_max && bytes < bytes_most) {
+    const virtio::Segment piece = cursor.next(false);
+    if (piece.size < header_size_ + frame_min || piece.size > header_size_ + Packet::length_max) {
+      break;
+    }
+    tickets_[taken++] = cursor.take();
+    Packet& packet = packets_[count];
+    begin(packet, piece.size - header_size_, taken - 1);
+    const std::size_t fetched = header_size_ + packet.header_size;
+    heads_[count++] = piece.data;
+    bring_near(piece.data, fetched);
+    packet.views[0] = {piece.data + fetched, static_cast<std::uint32_t>(piece.size - fetched)};
+    packet.view_count = piece.size > fetched ? 1 : 0;
+    bytes += packet.length;
+  }
+  taken_ = taken;
+  count_ = count;
+  return bytes;
+}
+
+void TxWorker::begin(Packet& packet, std::size_t length, std::size_t number) const noexcept {
+  packet.length = static_cast<std::uint32_t>(length);
+  packet.header_size =
+      static_cast<std::uint16_t>(std::min<std::size_t>(length, Packet::header_max));
+  packet.source = port_;
+  packet.vlan = 0;
+  packet.priority = 0;
+  packet.flow_hash = 0;
+  packet.completion = nullptr;
+  packet.token = static_cast<std::uint32_t>(number);
 }
 
 bool TxWorker::describe(Packet& packet, const std::byte*& head) noexcept {
   const auto segments = chain_.readable();
   const std::uint64_t bytes = chain_.readable_bytes();
   if (bytes < header_size_ + frame_min || bytes > header_size_ + Packet::length_max) return false;
-  packet.length = static_cast<std::uint32_t>(bytes - header_size_);
-  packet.header_size =
-      static_cast<std::uint16_t>(std::min<std::size_t>(packet.length, Packet::header_max));
-  packet.source = port_;
-  packet.vlan = 0;
-  packet.priority = 0;
-  packet.flow_hash = 0;
-  packet.completion = nullptr;
-  packet.token = static_cast<std::uint32_t>(taken_ - 1);
+  begin(packet, bytes - header_size_, taken_ - 1);
   const std::size_t fetched = header_size_ + packet.header_size;
   if (segments.front().size >= fetched) [[likely]] {
     head = segments.front().data;
-    for (std::size_t at = 0; at < fetched; at += cache_line) __builtin_prefetch(head + at);
+    bring_near(head, fetched);
   } else {
     head = nullptr;
     // What a longer header goes on with says nothing about a frame that is sent.

@@ -16,7 +16,7 @@ namespace millrace::virtio {
 struct Segment {
   std::byte* data;              // in this process
   std::uint64_t guest_address;  // for the dirty log
-  std::uint32_t size;           // bytes, > 0
+  std::uint32_t size;           // bytes, > 0 in a chain
 };
 
 // Names a taken buffer when it is given back. Copy it out of the Chain for a request in flight.

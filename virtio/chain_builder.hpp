@@ -48,19 +48,29 @@ class ChainBuilder {
     chain_.readable_bytes_ = chain_.writable_bytes_ = 0;
   }
 
-  // The whole chain is one direct descriptor, as most are, which lies in one piece. False: it is
-  // not, and nothing was done.
+  // The piece of memory that a whole chain is, where that is one direct descriptor, as most are,
+  // and lies in one piece. Of no size: it is not so.
+  [[nodiscard, gnu::always_inline]] static Segment one_piece(const GuestMemory& memory,
+                                                             ChainHints& hints,
+                                                             std::uint64_t address,
+                                                             std::uint32_t length,
+                                                             std::uint16_t flags) noexcept {
+    static_assert(limits::chain_bytes_max <= 0xffff'ffff);
+    constexpr std::uint16_t more = wire::descriptor_next | wire::descriptor_indirect;
+    if ((flags & more) != 0 || length == 0 || length > limits::chain_bytes_max) return {};
+    const auto piece = memory.translate(address, length, hints.data);
+    if (piece.size() != length) return {};  // nothing that wraps around is in one piece
+    return {piece.data(), address, length};
+  }
+  // Makes it the chain. False: it is not so, and nothing was done.
   [[nodiscard, gnu::always_inline]] static bool take_one(Chain& chain, const GuestMemory& memory,
                                                          ChainHints& hints, std::uint64_t address,
                                                          std::uint32_t length,
                                                          std::uint16_t flags) noexcept {
-    static_assert(limits::chain_bytes_max <= 0xffff'ffff);
-    constexpr std::uint16_t more = wire::descriptor_next | wire::descriptor_indirect;
-    if ((flags & more) != 0 || length == 0 || length > limits::chain_bytes_max) return false;
-    const auto piece = memory.translate(address, length, hints.data);
-    if (piece.size() != length) return false;  // nothing that wraps around is in one piece
+    const Segment piece = one_piece(memory, hints, address, length, flags);
+    if (piece.size == 0) return false;
     const bool writable = (flags & wire::descriptor_write) != 0;
-    chain.segments_[0] = {piece.data(), address, length};
+    chain.segments_[0] = piece;
     chain.count_ = 1;
     chain.readable_count_ = writable ? 0 : 1;
     chain.readable_bytes_ = writable ? 0 : length;

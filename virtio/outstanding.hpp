@@ -44,6 +44,9 @@ class Outstanding {
     }
     ++taken_;
   }
+  // So many were handed out and completed at once, none of which will be taken back. Not with
+  // IN_ORDER.
+  void pass(std::uint64_t count) noexcept { taken_ += count; }
   // The one handed out last is taken back. It stays held.
   [[nodiscard]] const Ticket& pop() noexcept {
     --taken_;
@@ -70,6 +73,7 @@ class Outstanding {
     }
   }
 
+  [[nodiscard]] bool in_order() const noexcept { return in_order_; }
   // Buffers handed out since open(); what was taken back does not count. Wraps.
   [[nodiscard]] std::uint64_t taken() const noexcept { return taken_; }
 

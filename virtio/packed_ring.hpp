@@ -34,6 +34,7 @@ class PackedRing {
                                               wire::InflightPacked* inflight);
 
   [[nodiscard]] Take take(Chain& chain) noexcept;
+  class Cursor;
   void prefetch(std::size_t count) noexcept;
   void prefetch_to_read(std::size_t count) noexcept;
   void prefetch_to_write(std::size_t count, bool one_line = false) noexcept;
@@ -171,6 +172,57 @@ class PackedRing {
     given_[given_count_++] = {done, written};
   });
 }
+
+// See Ring.
+class PackedRing::Cursor {
+ public:
+  explicit Cursor(PackedRing& ring) noexcept
+      : ring_{ring},
+        available_{ring.available_},
+        held_{ring.held_slots_},
+        given_{ring.given_count_},
+        serves_{ring.fault_ == Fault::none && ring.resubmits() == 0 && !ring.inflight_.tracks() &&
+                !ring.outstanding_.in_order()} {}
+  Cursor(const Cursor&) = delete;
+  Cursor& operator=(const Cursor&) = delete;
+  ~Cursor() {
+    ring_.outstanding_.pass(held_ - ring_.held_slots_);
+    ring_.held_slots_ = held_;
+    ring_.available_ = available_;
+    ring_.given_count_ = given_;
+  }
+
+  [[nodiscard]] bool serves() const noexcept { return serves_; }
+  [[nodiscard, gnu::always_inline]] Segment next(bool writable) noexcept {
+    if (!serves_ || held_ == ring_.size_) return {};
+    const auto& shared = ring_.ring_[available_.index];
+    // The flags are read on their own, so that the rest is not older than they are.
+    const auto flags = load_acquire(&shared.flags).host();
+    if (!is_available(flags, available_.wrap)) return {};
+    if (((flags & wire::descriptor_write) != 0) != writable) return {};
+    id_ = load_once(&shared.id).host();
+    if (id_ >= ring_.size_ || ring_.outstanding_.holds(id_)) return {};
+    return ChainBuilder::one_piece(*ring_.memory_, ring_.hints_, load_once(&shared.address).host(),
+                                   load_once(&shared.length).host(), flags);
+  }
+  [[gnu::always_inline]] Ticket take() noexcept {
+    ring_.outstanding_.hold(id_);
+    ++held_;
+    available_.advance(1, ring_.size_);
+    return {id_, 1, 0};
+  }
+  [[gnu::always_inline]] void give(const Ticket& ticket, std::uint32_t bytes) noexcept {
+    CHECK(given_ < ring_.size_ && ring_.outstanding_.holds(ticket.id()));
+    ring_.given_[given_++] = {ticket, bytes};
+  }
+
+ private:
+  PackedRing& ring_;
+  PackedPlace available_;
+  std::uint16_t id_ = 0;
+  std::uint32_t held_, given_;
+  const bool serves_;
+};
 
 static_assert(Ring<PackedRing>);
 

@@ -63,7 +63,17 @@ concept Ring = requires(R ring, Chain& chain, const Ticket& ticket, std::uint32_
   { ring.arm() } -> std::same_as<bool>;              // kicks on; true: work is there already
   { ring.disarm() };                                 // kicks off
   { ring.position() } -> std::same_as<std::uint32_t>;  // for GET_VRING_BASE
-  { ring.fault() } -> std::same_as<Fault>;
+  // Takes and gives the usual buffers in the shortest way: where the ring stands is in registers
+  // meanwhile, so that few stores queue up behind those to lines that the driver's processor has.
+  // While there is one nothing else is asked of the ring.
+  requires requires(typename R::Cursor cursor, bool writable) {
+    // The next buffer, where it is one piece of that kind. Of no size: it is not, or there is none,
+    // or what is usual with this ring is something else; nothing was done, and take() tells.
+    { cursor.next(writable) } -> std::same_as<Segment>;
+    { cursor.take() } -> std::same_as<Ticket>;  // what next() answered
+    { cursor.serves() } -> std::same_as<bool>;  // false: next() answers nothing, give() is not for it
+    { cursor.give(ticket, bytes) };
+  };
 };
 // clang-format on
 

@@ -31,6 +31,7 @@ class SplitRing {
                                              wire::InflightSplit* inflight);
 
   [[nodiscard]] Take take(Chain& chain) noexcept;
+  class Cursor;
   void prefetch(std::size_t count) noexcept;
   void prefetch_to_read(std::size_t count) noexcept;
   void prefetch_to_write(std::size_t count, bool one_line = false) noexcept;
@@ -91,12 +92,15 @@ class SplitRing {
   [[nodiscard]] Take hand_out(Chain& chain, std::uint16_t head) noexcept;
   void put_used(std::uint16_t head, std::uint32_t bytes) noexcept {
     CHECK(given_count_ < size_);
-    const std::uint32_t slot = used_next_ & mask_;
+    store_used(used_next_, head, bytes);
+    given_[given_count_++] = head;
+    ++used_next_;
+  }
+  void store_used(std::uint16_t at, std::uint16_t head, std::uint32_t bytes) noexcept {
+    const std::uint32_t slot = at & mask_;
     store_once(&used_ring_[slot].id, base::le32{head});
     store_once(&used_ring_[slot].length, base::le32{bytes});
     log_used(sizeof(wire::Used) + slot * sizeof(wire::UsedElement), sizeof(wire::UsedElement));
-    given_[given_count_++] = head;
-    ++used_next_;
   }
   void log_used(std::uint64_t offset, std::uint64_t size) noexcept {
     if (log_ != nullptr) log_->mark(used_guest_ + offset, size);
@@ -163,6 +167,65 @@ class SplitRing {
     put_used(done.id(), written);
   });
 }
+
+// See Ring.
+class SplitRing::Cursor {
+ public:
+  explicit Cursor(SplitRing& ring) noexcept
+      : ring_{ring},
+        available_{ring.last_available_},
+        cached_{ring.cached_available_},
+        given_{ring.given_count_},
+        serves_{ring.fault_ == Fault::none && ring.resubmits() == 0 && !ring.inflight_.tracks() &&
+                !ring.outstanding_.in_order()} {}
+  Cursor(const Cursor&) = delete;
+  Cursor& operator=(const Cursor&) = delete;
+  ~Cursor() {
+    ring_.outstanding_.pass(static_cast<std::uint16_t>(available_ - ring_.last_available_));
+    ring_.last_available_ = available_;
+    ring_.used_next_ = static_cast<std::uint16_t>(ring_.used_next_ + (given_ - ring_.given_count_));
+    ring_.given_count_ = given_;
+  }
+
+  [[nodiscard]] bool serves() const noexcept { return serves_; }
+  [[nodiscard, gnu::always_inline]] Segment next(bool writable) noexcept {
+    if (!serves_) return {};
+    if (available_ == cached_) {
+      cached_ = load_acquire(&ring_.available_->index).host();
+      const auto published = static_cast<std::uint16_t>(cached_ - available_);
+      if (published == 0 || published > ring_.size_) {
+        cached_ = available_;  // nonsense is take()'s to find
+        return {};
+      }
+      ring_.cached_available_ = cached_;
+    }
+    head_ = load_once(&ring_.available_ring_[available_ & ring_.mask_]).host();
+    if (head_ >= ring_.size_ || ring_.outstanding_.holds(head_)) return {};
+    const auto descriptor =
+        copy_once<wire::Descriptor>(reinterpret_cast<const std::byte*>(ring_.table_ + head_));
+    const auto flags = descriptor.flags.host();
+    if (((flags & wire::descriptor_write) != 0) != writable) return {};
+    return ChainBuilder::one_piece(*ring_.memory_, ring_.hints_, descriptor.address.host(),
+                                   descriptor.length.host(), flags);
+  }
+  [[gnu::always_inline]] Ticket take() noexcept {
+    ring_.outstanding_.hold(head_);
+    ++available_;
+    return {head_, 1, 0};
+  }
+  [[gnu::always_inline]] void give(const Ticket& ticket, std::uint32_t bytes) noexcept {
+    CHECK(given_ < ring_.size_ && ring_.outstanding_.holds(ticket.id()));
+    const std::uint32_t before = given_ - ring_.given_count_;
+    ring_.store_used(static_cast<std::uint16_t>(ring_.used_next_ + before), ticket.id(), bytes);
+    ring_.given_[given_++] = ticket.id();
+  }
+
+ private:
+  SplitRing& ring_;
+  std::uint16_t available_, cached_, head_ = 0;
+  std::uint32_t given_;
+  const bool serves_;
+};
 
 static_assert(Ring<SplitRing>);
 
