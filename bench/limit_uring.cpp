@@ -24,7 +24,7 @@ using base::Result;
 
 namespace {
 
-constexpr unsigned depth_max = 1024;  // buffers that can be registered
+constexpr unsigned registered_max = 1024;  // buffers that can be registered
 
 struct Free {
   void operator()(std::byte* at) const { std::free(at); }
@@ -129,7 +129,7 @@ void Bare::add(unsigned place, bool write, std::uint64_t block) {
 }  // namespace
 
 Result<LimitResult> limit_uring(const UringLimit& limit, const LoadTime& time) {
-  if (limit.depth == 0 || limit.depth > depth_max) return fail("--depth is 1 to 1024 here");
+  if (limit.depth == 0 || limit.depth > registered_max) return fail("--depth is 1 to 1024 here");
   if (limit.block == 0 || limit.block % 512 != 0) return fail("--size is a multiple of 512");
   Bare bare;
   if (auto ok = bare.open(limit); !ok) return base::Unexpected{ok.error()};

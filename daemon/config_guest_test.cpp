@@ -3,28 +3,13 @@
 
 #include <algorithm>
 
-#include "daemon/config.hpp"
+#include "daemon/testing/config_text.hpp"
 
 namespace millrace::daemon {
 namespace {
 
-using Lines = std::vector<std::string>;
-
-Config parsed(const std::string& text) {
-  Problems problems{"m.toml"};
-  auto config = parse_config(text, problems);
-  EXPECT_EQ(problems.lines(), Lines{});
-  return config;
-}
-
-// The one problem of a text, without its place.
-std::string refused(const std::string& text) {
-  Problems problems{"m.toml"};
-  (void)parse_config(text, problems);
-  const auto lines = problems.lines();
-  EXPECT_EQ(lines.size(), 1u) << ::testing::PrintToString(lines);
-  return lines.empty() ? "" : lines.front();
-}
+using config_text::parsed;
+using config_text::refused_once;
 
 TEST(ConfigGuest, ReadsEveryCompanion) {
   const auto config = parsed(R"(
@@ -103,7 +88,7 @@ TEST(ConfigGuest, WhatIsWrongIsOneLine) {
       {"[[mem]]\nname = \"m\"\nsocket = \"/run/m\"\nsize = \"1GiB\"\n", "size"},
   };
   for (const auto& [text, said] : cases) {
-    const auto line = refused(text);
+    const auto line = refused_once(text);
     EXPECT_NE(line.find(said), std::string::npos) << text << "\n" << line;
   }
 }

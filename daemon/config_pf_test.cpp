@@ -1,23 +1,15 @@
 #include <gtest/gtest.h>
 
-#include "daemon/config.hpp"
+#include "daemon/testing/config_text.hpp"
 
 namespace millrace::daemon {
 namespace {
 
-using Lines = std::vector<std::string>;
+using config_text::Lines;
+using config_text::refused;
 
-std::vector<PfEntry> parsed(const std::string& text) {
-  Problems problems{"m.toml"};
-  auto config = parse_config(text, problems);
-  EXPECT_EQ(problems.lines(), Lines{});
-  return config.pfs;
-}
-
-Lines refused(const std::string& text) {
-  Problems problems{"m.toml"};
-  (void)parse_config(text, problems);
-  return problems.lines();
+std::vector<PfEntry> pfs_of(const std::string& text) {
+  return config_text::parsed(text).pfs;
 }
 
 std::string pf_with(const std::string& keys, const std::string& pci = "0000:01:00.0") {
@@ -25,7 +17,7 @@ std::string pf_with(const std::string& keys, const std::string& pci = "0000:01:0
 }
 
 TEST(ConfigPf, ReadsEveryKey) {
-  const auto pfs = parsed(pf_with(R"(vfs = 4
+  const auto pfs = pfs_of(pf_with(R"(vfs = 4
 autoprobe = true
 driver = "keep"
 [[pf.vf]]
@@ -62,12 +54,12 @@ index = 0
 }
 
 TEST(ConfigPf, FunctionsThatAreMadeAreMadeForUsAndOthersAreLeft) {
-  EXPECT_EQ(parsed(pf_with("vfs = 2"))[0].wish.driver, "vfio-pci");
-  const auto adopted = parsed(pf_with(""))[0].wish;
+  EXPECT_EQ(pfs_of(pf_with("vfs = 2"))[0].wish.driver, "vfio-pci");
+  const auto adopted = pfs_of(pf_with(""))[0].wish;
   EXPECT_EQ(adopted.vfs, std::nullopt);
   EXPECT_EQ(adopted.autoprobe, std::nullopt);
   EXPECT_EQ(adopted.driver, std::nullopt);
-  EXPECT_EQ(parsed(pf_with("driver = \"vfio-pci\""))[0].wish.driver, "vfio-pci");
+  EXPECT_EQ(pfs_of(pf_with("driver = \"vfio-pci\""))[0].wish.driver, "vfio-pci");
 }
 
 TEST(ConfigPf, OneClearLineForEachMistake) {

@@ -4,23 +4,14 @@
 
 #include <nlohmann/json.hpp>
 
+#include "daemon/testing/config_text.hpp"
+
 namespace millrace::daemon {
 namespace {
 
-using Lines = std::vector<std::string>;
-
-Config parsed(const std::string& text) {
-  Problems problems{"m.toml"};
-  auto config = parse_config(text, problems);
-  EXPECT_EQ(problems.lines(), Lines{});
-  return config;
-}
-
-Lines refused(const std::string& text) {
-  Problems problems{"m.toml"};
-  (void)parse_config(text, problems);
-  return problems.lines();
-}
+using config_text::Lines;
+using config_text::parsed;
+using config_text::refused;
 
 std::string port_with(const std::string& keys) {
   return "[[port]]\nname = \"a\"\nsocket = \"/run/a\"\n" + keys + "\n";

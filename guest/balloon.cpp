@@ -17,7 +17,7 @@ constexpr std::uint64_t page = wire::balloon_page_size;
 // In host order: it is read on the machine that wrote it. Whoever changes a field changes the
 // version.
 constexpr std::uint32_t record_version = 1;
-struct Record {
+struct BalloonRecord {
   std::uint32_t version, size;
   std::uint32_t configured, pages;  // in pages, as the configuration and the last command have it
 };
@@ -81,7 +81,7 @@ void Balloon::set_kept(std::shared_ptr<virtio::KeptArea> area) {
   kept_ = std::move(area);
   if (kept_ == nullptr) return;
   const auto bytes = kept_->load();
-  Record record{};
+  BalloonRecord record{};
   if (!commanded_ && bytes.size() == sizeof record) {
     std::memcpy(&record, bytes.data(), sizeof record);
   }
@@ -95,10 +95,10 @@ void Balloon::set_kept(std::shared_ptr<virtio::KeptArea> area) {
 
 void Balloon::keep() {
   if (kept_ == nullptr) return;
-  const Record record{.version = record_version,
-                      .size = sizeof record,
-                      .configured = pages_of(settings_.size).host(),
-                      .pages = space_.num_pages.host()};
+  const BalloonRecord record{.version = record_version,
+                             .size = sizeof record,
+                             .configured = pages_of(settings_.size).host(),
+                             .pages = space_.num_pages.host()};
   kept_->store(std::as_bytes(std::span{&record, 1}));
 }
 

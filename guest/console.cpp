@@ -15,7 +15,7 @@
 namespace millrace::guest {
 
 namespace wire = virtio::wire;
-namespace bit = virtio::wire::console_feature;
+namespace console_bit = virtio::wire::console_feature;
 using wire::ConsoleEvent;
 
 base::Result<std::unique_ptr<Device>> Console::make(const std::string& name,
@@ -59,7 +59,7 @@ base::Result<void> Console::watch() {
 }
 
 std::uint64_t Console::features() const {
-  return ring_features | bit::multiport;
+  return ring_features | console_bit::multiport;
 }
 
 std::span<const std::byte> Console::config() const {
@@ -71,7 +71,7 @@ base::Result<void> Console::write_config(std::uint32_t, std::span<const std::byt
 }
 
 bool Console::multiport() const {
-  return (negotiated() & bit::multiport) != 0;
+  return (negotiated() & console_bit::multiport) != 0;
 }
 
 // --- Queues ---

@@ -16,15 +16,15 @@ namespace {
 // In host order: it is read on the machine that wrote it. Whoever changes a field changes the
 // version.
 constexpr std::uint32_t version = 1;
-struct Record {
+struct MemRecord {
   std::uint32_t version, size;
   MemPlace place;
   std::uint64_t configured, requested;
   MemState::Request last;
   MemBlocks::Map map;
 };
-static_assert(std::is_trivially_copyable_v<Record> &&
-              sizeof(Record) <= virtio::KeptArea::record_max);
+static_assert(std::is_trivially_copyable_v<MemRecord> &&
+              sizeof(MemRecord) <= virtio::KeptArea::record_max);
 
 MemState::Response answer(MemResponseType type) {
   return {.type = base::le16{static_cast<std::uint16_t>(type)}, .padding = {}, .state = {}};
@@ -104,7 +104,7 @@ bool MemState::set_kept(std::shared_ptr<virtio::KeptArea> area) {
   kept_ = std::move(area);
   if (kept_ == nullptr) return false;
   const auto bytes = kept_->load();
-  Record record;
+  MemRecord record;
   bool taken = false;
   if (untouched_ && bytes.size() == sizeof record) {
     std::memcpy(&record, bytes.data(), sizeof record);
@@ -126,13 +126,13 @@ bool MemState::set_kept(std::shared_ptr<virtio::KeptArea> area) {
 
 void MemState::keep() {
   if (kept_ == nullptr) return;
-  const Record record{.version = version,
-                      .size = sizeof record,
-                      .place = blocks_.place(),
-                      .configured = configured_,
-                      .requested = requested_,
-                      .last = last_,
-                      .map = blocks_.map()};
+  const MemRecord record{.version = version,
+                         .size = sizeof record,
+                         .place = blocks_.place(),
+                         .configured = configured_,
+                         .requested = requested_,
+                         .last = last_,
+                         .map = blocks_.map()};
   kept_->store(std::as_bytes(std::span{&record, 1}));
 }
 

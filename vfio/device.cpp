@@ -23,8 +23,8 @@ static_assert(static_cast<unsigned>(Irq::msix) == VFIO_PCI_MSIX_IRQ_INDEX);
 static_assert(static_cast<unsigned>(Irq::request) == VFIO_PCI_REQ_IRQ_INDEX);
 
 constexpr unsigned irq_kinds = VFIO_PCI_NUM_IRQS;
-constexpr std::size_t info_bytes_max = 1 << 16;
-constexpr std::uint64_t page = 4096;
+constexpr std::size_t device_info_bytes_max = 1 << 16;
+constexpr std::uint64_t page_bytes = 4096;
 const Region no_region{};
 
 template <class T>
@@ -62,7 +62,7 @@ std::vector<Area> mappable_areas(std::span<const std::byte> info) {
   }
   std::erase_if(areas, [&](const Area& area) {
     return area.size == 0 || area.offset > header.size || area.size > header.size - area.offset ||
-           (area.offset | area.size) % page != 0;
+           (area.offset | area.size) % page_bytes != 0;
   });
   std::ranges::sort(areas, {}, &Area::offset);
   return areas;
@@ -111,7 +111,7 @@ Result<Region> Device::look_at(unsigned region) const {
   if (kernel_->call(fd_.get(), VFIO_DEVICE_GET_REGION_INFO, header) != 0) {
     return errno == EINVAL ? Result<Region>{Region{}} : fail_errno("cannot ask for its regions");
   }
-  const auto size = std::clamp<std::size_t>(header.argsz, sizeof header, info_bytes_max);
+  const auto size = std::clamp<std::size_t>(header.argsz, sizeof header, device_info_bytes_max);
   std::vector<std::byte> bytes(size);
   header.argsz = static_cast<std::uint32_t>(size);
   std::memcpy(bytes.data(), &header, sizeof header);

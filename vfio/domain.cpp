@@ -23,7 +23,7 @@ using base::Result;
 namespace {
 
 constexpr auto container_path = "/dev/vfio/vfio";
-constexpr std::size_t info_bytes_max = 1 << 20;  // far beyond what any kernel says
+constexpr std::size_t iommu_info_bytes_max = 1 << 20;  // far beyond what any kernel says
 
 std::string range_text(std::uint64_t iova, std::uint64_t bytes) {
   return base::format_bytes(bytes) + " at IOVA " + base::format_hex(iova);
@@ -168,7 +168,7 @@ Result<void> Domain::refresh() {
   if (kernel_->call(fd_, VFIO_IOMMU_GET_INFO, header) != 0) {
     return fail_errno("cannot ask what the IOMMU offers");
   }
-  const auto size = std::clamp<std::size_t>(header.argsz, sizeof header, info_bytes_max);
+  const auto size = std::clamp<std::size_t>(header.argsz, sizeof header, iommu_info_bytes_max);
   std::vector<std::byte> bytes(size);
   header.argsz = static_cast<std::uint32_t>(size);
   std::memcpy(bytes.data(), &header, sizeof header);

@@ -24,9 +24,14 @@
 #include "vhost/wire.hpp"
 #include "virtio/device.hpp"
 #include "virtio/dirty_log.hpp"
+#include "virtio/features.hpp"
 #include "virtio/inflight.hpp"
 
 namespace millrace::vhost {
+
+// Feature bits that are of the protocol: the device does not see them.
+inline constexpr std::uint64_t vhost_bits =
+    virtio::feature::log_all | virtio::feature::protocol_features;
 
 class Session final : private Channel::Owner {
  public:

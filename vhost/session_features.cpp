@@ -9,7 +9,6 @@ namespace millrace::vhost {
 
 namespace {
 
-constexpr std::uint64_t vhost_bits = virtio::feature::log_all | virtio::feature::protocol_features;
 constexpr std::uint8_t status_needs_reset = 0x40;  // virtio 1.2 §2.1
 
 }  // namespace

@@ -11,8 +11,6 @@ namespace millrace::vhost {
 
 namespace {
 
-constexpr std::uint64_t vhost_bits = virtio::feature::log_all | virtio::feature::protocol_features;
-
 // Another descriptor for the same thing; the session keeps the first for the ring's next start.
 base::Result<base::Fd> duplicate(const base::Fd& fd) {
   if (!fd.valid()) return base::Fd{};

@@ -16,8 +16,7 @@ using testing::DriverConfig;
 using testing::FakeDriver;
 using testing::Layout;
 using testing::open_ring;
-
-constexpr std::uint64_t plain = feature::version_1 | feature::indirect_desc;
+using testing::plain;
 
 // Random takes, rewinds, gives in random order and publishes. The model: buffers come in the order
 // in which they were added, and what is given comes back with its length, in publish order.

@@ -17,8 +17,7 @@ using testing::DriverConfig;
 using testing::FakeDriver;
 using testing::Layout;
 using testing::open_ring;
-
-constexpr std::uint64_t plain = feature::version_1 | feature::indirect_desc;
+using testing::plain;
 
 // Fills the whole ring with one-descriptor buffers, takes and gives all at once, twice around.
 template <class R>

@@ -39,7 +39,7 @@ struct Program {
   std::vector<Elf64_Phdr> segments;
 };
 
-Result<Program> examine(const BootFile& file) {
+Result<Program> examine_elf(const BootFile& file) {
   Program program;
   auto& header = program.header;
   if (auto ok = file.read(0, std::as_writable_bytes(std::span{&header, 1})); !ok) {
@@ -125,7 +125,7 @@ void write_start_info(const GuestRam& ram, const Loaded& initrd, std::uint64_t r
 
 Result<EntryState> boot_elf(const BootConfig& config, const BootFile& file, const AcpiImage& acpi,
                             const GuestRam& ram) {
-  auto program = examine(file);
+  auto program = examine_elf(file);
   if (!program) return base::Unexpected{program.error()};
   std::uint64_t end = 0;
   std::optional<std::uint64_t> entry_32;

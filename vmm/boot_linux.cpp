@@ -43,7 +43,7 @@ struct Image {
   std::uint64_t address = 0, init_size = 0;   // where it goes, and what it needs there
 };
 
-Result<Image> examine(const BootFile& file) {
+Result<Image> examine_image(const BootFile& file) {
   Image image;
   if (file.size() < image.start.size()) return fail("the " + file.label() + " is cut short");
   if (auto ok = file.read(0, image.start); !ok) return base::Unexpected{ok.error()};
@@ -133,7 +133,7 @@ Result<void> write_linux_parameters(const GuestRam& ram, const LinuxParameters& 
 
 Result<EntryState> boot_bzimage(const BootConfig& config, const BootFile& file,
                                 const AcpiImage& acpi, const GuestRam& ram) {
-  auto image = examine(file);
+  auto image = examine_image(file);
   if (!image) return base::Unexpected{image.error()};
   const auto end = end_of(*image, file, ram);
   if (!end) return base::Unexpected{end.error()};

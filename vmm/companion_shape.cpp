@@ -12,7 +12,7 @@ namespace millrace::vmm {
 
 namespace {
 
-namespace bf = virtio::wire::balloon_feature;
+namespace balloon_bit = virtio::wire::balloon_feature;
 namespace cf = virtio::wire::console_feature;
 namespace mf = virtio::wire::mem_feature;
 using base::fail;
@@ -37,10 +37,11 @@ Kind kind_of(DeviceKind kind) {
               sizeof(virtio::wire::ConsoleConfig)};
     case DeviceKind::balloon:
       return {"balloon",
-              bf::must_tell_host | bf::stats_vq | bf::deflate_on_oom | bf::free_page_hint |
-                  bf::page_poison | bf::page_reporting,
-              bf::must_tell_host | bf::stats_vq | bf::deflate_on_oom | bf::free_page_hint |
-                  bf::page_reporting,
+              balloon_bit::must_tell_host | balloon_bit::stats_vq | balloon_bit::deflate_on_oom |
+                  balloon_bit::free_page_hint | balloon_bit::page_poison |
+                  balloon_bit::page_reporting,
+              balloon_bit::must_tell_host | balloon_bit::stats_vq | balloon_bit::deflate_on_oom |
+                  balloon_bit::free_page_hint | balloon_bit::page_reporting,
               sizeof(virtio::wire::BalloonConfig)};
     case DeviceKind::mem:  // the guest has no table that would give a proximity domain a meaning
       return {"memory device", mf::acpi_pxm | mf::unplugged_inaccessible,
@@ -62,7 +63,8 @@ unsigned queues_of(DeviceKind kind, const DeviceShape& shape) {
       return ports > virtio::wire::console_ports_max ? 0 : 2 * ports + 2;
     }
     case DeviceKind::balloon:
-      return 2 + has(bf::stats_vq) + has(bf::free_page_hint) + has(bf::page_reporting);
+      return 2 + has(balloon_bit::stats_vq) + has(balloon_bit::free_page_hint) +
+             has(balloon_bit::page_reporting);
     default:
       return 1;
   }

@@ -13,7 +13,7 @@ namespace millrace::vmm {
 
 namespace {
 
-constexpr std::uint64_t page_size = 4096;
+constexpr std::uint64_t dump_page = 4096;
 
 // What QEMU calls QEMUCPUState, version 1.
 struct NoteSegment {
@@ -141,7 +141,7 @@ DumpLayout lay_out_dump(std::span<const RamRegion> regions, std::span<const CpuS
   segment.p_filesz = segment.p_memsz = notes.size();
   append(layout.head, &segment, sizeof segment);
   const auto notes_end = notes_offset + notes.size() + vmcoreinfo_size_max;
-  auto at = (notes_end + page_size - 1) / page_size * page_size;
+  auto at = (notes_end + dump_page - 1) / dump_page * dump_page;
   for (const auto& region : regions) {
     segment = {};
     segment.p_type = PT_LOAD;

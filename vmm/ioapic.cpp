@@ -16,7 +16,7 @@ constexpr std::uint8_t id_register = 0, version_register = 1, arbitration_regist
 constexpr std::uint32_t version = 0x11 | (Ioapic::pins - 1) << 16;
 // Redirection table entry, §3.2.4.
 constexpr std::uint64_t vector_bits = 0xff, mode_bits = 7u << 8, logical = 1u << 11,
-                        remote_irr = 1u << 14, level = 1u << 15, masked = 1u << 16,
+                        remote_irr = 1u << 14, level_triggered = 1u << 15, masked = 1u << 16,
                         read_only = 1u << 12 | remote_irr;
 
 // The message that a local APIC understands (Intel SDM volume 3 §11.11).
@@ -25,7 +25,7 @@ MsiMessage message_of(std::uint64_t entry) {
   MsiMessage message;
   message.address = 0xfee0'0000 | destination << 12 | ((entry & logical) != 0 ? 1u << 2 : 0u);
   message.data = static_cast<std::uint32_t>(entry & (vector_bits | mode_bits));
-  if ((entry & level) != 0) message.data |= 1u << 15 | 1u << 14;
+  if ((entry & level_triggered) != 0) message.data |= 1u << 15 | 1u << 14;
   return message;
 }
 
@@ -37,14 +37,14 @@ void Ioapic::set_line(unsigned pin, bool high) {
   const bool rose = high && !lines_[pin];
   lines_[pin] = high;
   if (!rose) return;
-  if ((entries_[pin] & level) == 0) edges_[pin] = true;
+  if ((entries_[pin] & level_triggered) == 0) edges_[pin] = true;
   deliver(pin);
 }
 
 void Ioapic::deliver(unsigned pin) {
   auto& entry = entries_[pin];
   if ((entry & masked) != 0) return;
-  if ((entry & level) != 0) {
+  if ((entry & level_triggered) != 0) {
     if (!lines_[pin] || (entry & remote_irr) != 0) return;
     entry |= remote_irr;
   } else {
@@ -68,8 +68,10 @@ void Ioapic::set_entry(unsigned pin, std::uint64_t entry) {
   auto& now = entries_[pin];
   const auto before = now;
   now = (entry & ~read_only) | (now & read_only);
-  if ((now & level) == 0) now &= ~remote_irr;
-  const auto reported = [](std::uint64_t e) { return (e & level) != 0 && (e & masked) == 0; };
+  if ((now & level_triggered) == 0) now &= ~remote_irr;
+  const auto reported = [](std::uint64_t e) {
+    return (e & level_triggered) != 0 && (e & masked) == 0;
+  };
   if (reported(now)) {
     if (!reported(before) || message_of(before) != message_of(now)) {
       output_.report_end(pin, message_of(now));

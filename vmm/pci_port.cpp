@@ -21,7 +21,7 @@ constexpr std::uint8_t header_bridge = 1, header_multifunction = 1 << 7;
 constexpr std::uint16_t command_memory = 1 << 1;
 constexpr std::uint16_t window_bits = 0xfff0, window_wide = 1;
 constexpr std::uint16_t bridge_parity = 1 << 0, bridge_errors = 1 << 1, bridge_reset = 1 << 6;
-constexpr std::uint64_t mebibyte = 1 << 20;
+constexpr std::uint64_t window_unit = 1 << 20;
 
 // The PCI Express capability, §7.5.3: offsets from its header.
 constexpr std::uint8_t express_id = 0x10;
@@ -75,7 +75,7 @@ PciPort::PciPort(const Settings& settings, Msi msi, std::function<void()> let_go
       on_let_go_{std::move(let_go)},
       secondary_bus_{settings.bus} {
   const auto window = [](const MemoryWindow& from) {
-    CHECK(from.size != 0 && from.start % mebibyte == 0 && from.size % mebibyte == 0);
+    CHECK(from.size != 0 && from.start % window_unit == 0 && from.size % window_unit == 0);
     const auto last = from.start + from.size - 1;
     return std::pair{from.start >> 16 & window_bits, last >> 16 & window_bits};
   };
@@ -269,7 +269,7 @@ bool PciPort::forwards(std::uint64_t address, std::uint64_t size) const {
     return std::uint64_t{config_at<std::uint32_t>(at)} << 32;
   };
   const auto inside = [&](std::uint64_t base, std::uint64_t limit) {
-    return base <= address && last <= (limit | (mebibyte - 1));
+    return base <= address && last <= (limit | (window_unit - 1));
   };
   return inside(field(memory_base_at), field(memory_limit_at)) ||
          inside(upper(wide_base_upper_at) | field(wide_base_at),

@@ -1,14 +1,17 @@
-// A ring over a FakeDriver's memory.
+// A ring over a FakeDriver's memory, and what most of them negotiate.
 #pragma once
 
 #include <gtest/gtest.h>
 
 #include <utility>
 
+#include "virtio/features.hpp"
 #include "virtio/ring.hpp"
 #include "virtio/testing/fake_driver.hpp"
 
 namespace millrace::virtio::testing {
+
+inline constexpr std::uint64_t plain = feature::version_1 | feature::indirect_desc;
 
 template <class R>
 R open_ring(const FakeDriver& driver) {
