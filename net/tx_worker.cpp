@@ -41,6 +41,7 @@ void TxWorker::attached(base::Reactor& reactor) noexcept {
   CHECK(reactor.index() < sides_.size());
   reactor_ = &reactor;
   side_ = sides_[reactor.index()];
+  burst_ = side_.bridge->burst().data();
   quiesced_ = false;
   choose_lender();
   was_enabled_ = was_enabled_ || queue().enabled();
@@ -139,7 +140,7 @@ bool TxWorker::owes() const noexcept {
 
 void TxWorker::offer_to_lend() noexcept {
   loans_->begin_visit({tickets_.data(), taken_});
-  for (std::size_t i = 0; i < count_; ++i) packets_[i].completion = lender_;
+  for (std::size_t i = 0; i < count_; ++i) burst_[i].completion = lender_;
 }
 
 template <class R>
@@ -172,8 +173,8 @@ Take TxWorker::collect(R& ring) noexcept {
     if (last != Take::chain) return last;
     tickets_[taken_++] = chain_.ticket();
     if (!sending) continue;
-    if (describe(packets_[count_], heads_[count_])) {
-      bytes += packets_[count_++].length;
+    if (describe(burst_[count_], heads_[count_])) {
+      bytes += burst_[count_++].length;
     } else {
       side_.counters->drop_malformed.add();
     }
@@ -193,7 +194,7 @@ std::uint64_t TxWorker::collect_usual(R& ring, std::uint64_t bytes_most) noexcep
       break;
     }
     tickets_[taken++] = cursor.take();
-    Packet& packet = packets_[count];
+    Packet& packet = burst_[count];
     begin(packet, piece.size - header_size_, taken - 1);
     const std::size_t fetched = header_size_ + packet.header_size;
     heads_[count++] = piece.data;
@@ -255,12 +256,12 @@ void TxWorker::forward() noexcept {
   std::size_t first = 0;
   std::uint64_t sent = 0, bytes = 0;
   const auto hand_over = [&](std::size_t end) {
-    if (first < end) side_.bridge->forward(port_, {packets_.data() + first, end - first});
+    if (first < end) side_.bridge->forward(port_, {burst_ + first, end - first});
     first = end + 1;
   };
   for (std::size_t i = 0; i < count_; ++i) {
-    if (fetch(packets_[i], heads_[i])) {
-      ++sent, bytes += packets_[i].length;
+    if (fetch(burst_[i], heads_[i])) {
+      ++sent, bytes += burst_[i].length;
       continue;
     }
     side_.counters->drop_malformed.add();

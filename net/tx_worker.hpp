@@ -72,7 +72,7 @@ class TxWorker final : public virtio::QueueWorker {
   void choose_lender() noexcept;
   template <class R>
   bool visit(R& ring) noexcept;
-  // Fills tickets_, and packets_ but for their headers; returns the ring's last word.
+  // Fills tickets_, and the burst but for their headers; returns the ring's last word.
   template <class R>
   virtio::Take collect(R& ring) noexcept;
   template <class R>
@@ -100,10 +100,10 @@ class TxWorker final : public virtio::QueueWorker {
   vswitch::Completion* lender_ = nullptr;  // of the packets that are taken now
   bool lends_ = false, changing_memory_ = false;
 
-  std::size_t taken_ = 0, count_ = 0;  // of tickets_ and packets_ in this burst
+  std::size_t taken_ = 0, count_ = 0;  // of tickets_ and burst_ in this visit
   bool bounce_used_ = false;
   std::array<virtio::Ticket, vswitch::burst_max> tickets_;
-  std::array<vswitch::Packet, vswitch::burst_max> packets_;
+  vswitch::Packet* burst_ = nullptr;  // burst_max of them, of the bridge
   // Where a packet's net header and frame header lie; nullptr: they are in parts, and fetched.
   std::array<const std::byte*, vswitch::burst_max> heads_;
   virtio::Chain chain_;

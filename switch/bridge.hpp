@@ -5,6 +5,7 @@
 // the links. Thread: its reactor.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -19,6 +20,7 @@ namespace millrace::vswitch {
 
 class Bridge : public base::Poller {
  public:
+  Bridge() : burst_{std::make_unique<Burst>()} {}
   ~Bridge() override = default;
   // Forwards a burst that entered at `ingress`: VLAN and source checks, learning, look-up,
   // flooding, delivery. On return every packet was delivered or dropped and counted. Adds
@@ -26,6 +28,13 @@ class Bridge : public base::Poller {
   // edit headers, views and length (VLAN tags): the source relies on completion and token only
   // afterwards.
   virtual void forward(PortId ingress, std::span<Packet> packets) noexcept = 0;
+  // Room for the packets of one visit to a source, for whichever is being visited: with a burst for
+  // each, many sources would not leave anything in the processor's caches.
+  using Burst = std::array<Packet, burst_max>;
+  [[nodiscard]] Burst& burst() noexcept { return *burst_; }
+
+ private:
+  std::unique_ptr<Burst> burst_;
 };
 
 }  // namespace millrace::vswitch

@@ -108,7 +108,6 @@ EthdevQueue::EthdevQueue(const EthdevQueueConfig& config, base::Reactor& reactor
       empty_gap_cycles_{base::ns_to_cycles(empty_gap_ns)},
       calm_cycles_{base::ns_to_cycles(calm_ns)},
       slow_cycles_{base::ns_to_cycles(slow_ns)},
-      packets_{std::make_unique<std::array<Packet, burst_max>>()},
       segment_{std::make_unique<Packet>()} {
   if (config_.zero_copy_min == 0) return;
   loans_ = std::make_unique<WireLoans>(config_.tx_ring);
@@ -155,15 +154,16 @@ unsigned EthdevQueue::receive() noexcept {
   figures_.received.add(count);
   // Some drivers leave a frame where the device has put it: in memory.
   for (unsigned i = 0; i < count; ++i) __builtin_prefetch(rte_pktmbuf_mtod(mbufs[i], void*));
+  auto& packets = bridge_.burst();
   unsigned filled = 0;
   for (unsigned i = 0; i < count; ++i) {
-    if (describe(*mbufs[i], (*packets_)[filled])) {
+    if (describe(*mbufs[i], packets[filled])) {
       ++filled;
     } else {
       counters_.drop_malformed.add();
     }
   }
-  bridge_.forward(port_, std::span{*packets_}.first(filled));
+  bridge_.forward(port_, std::span{packets}.first(filled));
   rte_pktmbuf_free_bulk(mbufs.data(), count);
   return count;
 }

@@ -120,7 +120,6 @@ class EthdevQueue final : public base::Poller, public Port {
   Mbufs sending_;
   std::uint32_t sending_count_ = 0;
   bool prepare_ = false;  // a packet in sending_ asks the driver for an offload
-  std::unique_ptr<std::array<Packet, burst_max>> packets_;
   std::unique_ptr<Packet> segment_;
 
   // Zero copy; null: it is off.

@@ -56,7 +56,7 @@ class Completion {
   ~Completion() = default;
 };
 
-struct Packet {
+struct alignas(64) Packet {
   static constexpr std::size_t header_max = 128;
   static constexpr std::size_t views_max = 72;  // 64 KiB in 1 KiB buffers and some
   static constexpr std::uint32_t length_max = 65'535 + 18;
@@ -81,6 +81,8 @@ struct Packet {
     return {views.data(), view_count};
   }
 };
+// An ordinary frame is two lines: its headers, and what is known of it with its only view.
+static_assert(offsetof(Packet, views) + sizeof(View) == Packet::header_max + 64);
 
 // Most packets of one visit to a source. A burst of 64 KiB packets is bounded by bytes instead; see
 // burst_bytes_max.
