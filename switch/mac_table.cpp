@@ -5,14 +5,19 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
+#include <memory>
 #include <new>
 
 #include "base/check.hpp"
 
 namespace millrace::vswitch {
 
-void MacTable::Unmap::operator()(Bucket* buckets) const noexcept {
-  ::munmap(buckets, bytes);
+namespace {
+constexpr std::size_t huge_page = 2u << 20;
+}
+
+void MacTable::Unmap::operator()(Bucket*) const noexcept {
+  ::munmap(memory, bytes);
 }
 
 MacTable::MacTable(const MacTableConfig& config)
@@ -27,10 +32,20 @@ MacTable::MacTable(const MacTableConfig& config)
     limit_ticks_ = ageing + renew_ticks_;
   }
   const std::size_t bytes = bucket_count_ * sizeof(Bucket);
+  const bool huge = bytes >= huge_page;
+  const std::size_t mapped = huge ? bytes + huge_page : bytes;
   // Fresh pages are zero and cost nothing until an address lands there.
-  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* memory =
+      ::mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc{};
-  buckets_ = {static_cast<Bucket*>(memory), Unmap{bytes}};
+  void* begin = memory;
+  std::size_t room = mapped;
+  if (huge) {
+    // In large pages where the system gives them: look-ups go anywhere.
+    begin = std::align(huge_page, bytes, begin, room);
+    static_cast<void>(::madvise(begin, bytes, MADV_HUGEPAGE));
+  }
+  buckets_ = {static_cast<Bucket*>(begin), Unmap{memory, mapped}};
 }
 
 std::array<std::size_t, 2> MacTable::homes(MacKey key) const noexcept {

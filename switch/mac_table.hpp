@@ -126,8 +126,9 @@ class MacTable {
     unsigned way = 0;
   };
   struct Unmap {
+    void* memory;
     std::size_t bytes;
-    void operator()(Bucket* buckets) const noexcept;
+    void operator()(Bucket*) const noexcept;
   };
 
   // `key` was on `port`, fresh or static, or nowhere, in that epoch: from then on nothing changed.
