@@ -67,6 +67,7 @@ struct UplinkEntry {
   // Its device is a function that the pool lends, of this physical function.
   std::optional<sriov::PciAddress> pf;
   std::string standby;  // the uplink that carries in its place while it cannot; empty: none
+  std::vector<std::string> members;  // of a bond: the uplinks whose devices it has
   Position at;
 };
 
@@ -114,9 +115,14 @@ void read_console_port(Section& section, guest::PortSettings& port);
 [[nodiscard]] UplinkEntry read_uplink(const Value& table, const std::string& title,
                                       Problems& problems);
 [[nodiscard]] PfEntry read_pf(const Value& table, const std::string& title, Problems& problems);
-// Uplinks that are named, as a standby or by a port that follows one, and are not there, or cannot
-// be what they are named for.
+// Uplinks that are named, as a standby, as a member of a bond or by a port that follows one, and
+// are not there, or cannot be what they are named for.
 void check_uplink_names(const Config& config, Problems& problems);
+// What keeps an uplink from being a member of a bond: a line that goes on from "member wan0";
+// empty: nothing.
+[[nodiscard]] std::string unfit_as_member(const UplinkEntry& entry);
+// Bonds first: a member has to find the one that it is of.
+void sort_uplinks(std::vector<UplinkEntry>& uplinks);
 // Physical functions and addresses that are there twice.
 void check_functions(const std::vector<PfEntry>& entries, Problems& problems);
 

@@ -24,6 +24,11 @@ void check_socket_path(Section& section, const char* key, const std::string& pat
 void read_permissions(Section& section, unsigned& permissions);
 // reactors: the numbers of those that own its queues, in turn.
 void read_reactor_list(Section& section, std::vector<unsigned>& reactors);
+// bond, members.
+void read_bond(Section& section, UplinkEntry& entry);
+// Members that are not there, are of two bonds, or cannot be members; standbys that are bonds or
+// members.
+void check_bonds(const Config& config, Problems& problems);
 // vlan, trunk, isolated.
 void read_switch_side(Section& section, vswitch::PortConfig& port);
 

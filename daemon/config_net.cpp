@@ -125,15 +125,16 @@ UplinkEntry read_uplink(const Value& table, const std::string& title, Problems& 
   auto& uplink = entry.uplink;
   Section section{members(table, title, problems), table.at(), titled(table, title), problems};
   read_name(section, uplink.name);
-  read_uplink_device(section, entry);
+  const bool bond = section.has("bond") || section.has("members");
+  bond ? read_bond(section, entry) : read_uplink_device(section, entry);
   section.number("queues", uplink.queues, 1, vswitch::Fabric::reactors_max);
   section.number("mtu", uplink.mtu, 68, 9216);
-  uplink.mac = read_station(section);
-  section.flag("zero_copy", uplink.zero_copy);
+  if (!bond) uplink.mac = read_station(section);
+  if (!bond) section.flag("zero_copy", uplink.zero_copy);
   if (uplink.zero_copy && !uplink.pci && !entry.pf) {
     section.problem("zero_copy", "zero_copy needs a PCI function: give pci or pf, or leave it out");
   }
-  read_uplink_name(section, "standby", entry.standby);
+  if (!bond) read_uplink_name(section, "standby", entry.standby);
   if (!entry.standby.empty() && entry.standby == uplink.name) {
     section.problem("standby", "standby is the uplink itself; give the name of another");
   }
@@ -171,6 +172,7 @@ void check_uplink_names(const Config& config, Problems& problems) {
                                  "; give each uplink its own");
     }
   }
+  check_bonds(config, problems);
   for (const auto& port : config.ports) {
     if (port.follow_uplink.empty() || find(port.follow_uplink) != config.uplinks.end()) continue;
     problems.add(port.at, "[[port]] " + port.device.name + ": follow_uplink " + port.follow_uplink +

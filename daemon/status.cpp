@@ -223,12 +223,38 @@ void add_zero_copy(const vswitch::UplinkStatus::ZeroCopy& figures, const UplinkU
   }
 }
 
+const char* name_of(vswitch::BondMode mode) {
+  return mode == vswitch::BondMode::active_backup ? "active-backup"
+         : mode == vswitch::BondMode::balance_xor ? "balance-xor"
+                                                  : "802.3ad";
+}
+
+// What a bond and its members say of each other.
+void add_bond(Topology& topology, const UplinkUnit& unit, json& uplink) {
+  if (unit.bond != nullptr) uplink["member_of"] = unit.bond->config.uplink.name;
+  if (unit.config.members.empty()) return;
+  uplink["bond"] = name_of(unit.config.uplink.bond);
+  auto& members = uplink["members"] = json::array();
+  for (const auto& name : unit.config.members) {
+    json member{{"name", name}, {"link_up", false}, {"active", false}};
+    const auto found = topology.uplinks().find(name);
+    if (found != topology.uplinks().end() && found->second->state == UnitState::running) {
+      const auto state = found->second->uplink->status().member.value_or(vswitch::MemberState{});
+      member["link_up"] = found->second->care.link.up;
+      member["active"] = state.active;
+      if (state.partner) member["partner"] = base::format_mac(*state.partner);
+    }
+    members.push_back(std::move(member));
+  }
+}
+
 json uplink_status(Topology& topology, const UplinkUnit& unit) {
   json uplink{{"name", unit.config.uplink.name}, {"device", unit.config.uplink.device}};
   if (unit.config.pf) uplink["pf"] = sriov::format(*unit.config.pf);
   uplink.update(switch_side(unit.config.uplink.port));
   const auto& care = unit.care;
   uplink["standby"] = unit.config.standby.empty() ? json() : json(unit.config.standby);
+  add_bond(topology, unit, uplink);
   uplink["state"] = unit.state == UnitState::starting   ? "starting"
                     : unit.state == UnitState::stopping ? "stopping"
                     : care.failed                       ? "failed"
@@ -258,6 +284,7 @@ json uplink_status(Topology& topology, const UplinkUnit& unit) {
   if (!care.lost) {
     for (const auto& counter : unit.uplink->driver_counters()) driver[counter.name] = counter.value;
   }
+  if (unit.bond != nullptr) return uplink;
   uplink["port_id"] = unit.uplink->port();
   uplink["counters"] = port_counters(topology, unit.uplink->port());
   if (status.zero_copy) add_zero_copy(*status.zero_copy, unit, uplink);

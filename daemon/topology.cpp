@@ -416,8 +416,17 @@ void Topology::remove_companion(const char* kind, const std::string& name, Done 
   if (other) return done(base::fail(std::string{"there is no "} + kind + " " + name));
   remove(companions_, name, kind, std::move(done));
 }
+
+// A bond's members go with it, and before it.
 void Topology::remove_uplink(const std::string& name, Done done) {
-  remove(uplinks_, name, "uplink", std::move(done));
+  const auto member = std::ranges::find_if(uplinks_, [&name](const auto& each) {
+    const auto& unit = *each.second;
+    return unit.bond != nullptr && unit.bond->config.uplink.name == name;
+  });
+  if (member == uplinks_.end()) return remove(uplinks_, name, "uplink", std::move(done));
+  remove(uplinks_, member->first, "uplink", [this, name, done](const base::Result<void>& removed) {
+    removed ? remove_uplink(name, done) : done(removed);
+  });
 }
 
 base::Result<std::uint64_t> Topology::resize_disk(const std::string& name, std::uint64_t bytes) {

@@ -147,6 +147,10 @@ class Topology {
   base::Result<void> ensure_eal();
   // topology_uplinks.cpp
   [[nodiscard]] std::string standby_conflict(const UplinkEntry& entry) const;
+  [[nodiscard]] std::string bond_conflict(const UplinkEntry& entry) const;
+  [[nodiscard]] UplinkUnit* bond_of(const std::string& name) const;
+  base::Result<std::unique_ptr<vswitch::Uplink>> open(const UplinkUnit& unit,
+                                                      const std::function<void()>& ready);
   base::Result<void> borrow(UplinkEntry& entry, std::optional<sriov::VfLease>& lease);
   base::Result<void> open_again(UplinkUnit& unit);
   void let_go(UplinkUnit& unit);

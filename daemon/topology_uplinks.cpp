@@ -30,6 +30,54 @@ std::string Topology::standby_conflict(const UplinkEntry& entry) const {
   return {};
 }
 
+// The same for bonds. One is there before its members are, so that these never have ports.
+std::string Topology::bond_conflict(const UplinkEntry& entry) const {
+  for (const auto& name : entry.members) {
+    if (uplinks_.contains(name)) {
+      return "member " + name + " is an uplink by itself; remove it, and add it after the bond";
+    }
+    if (const auto* other = bond_of(name); other != nullptr) {
+      return "member " + name + " is one of " + other->config.uplink.name + " already";
+    }
+  }
+  if (!entry.standby.empty()) {
+    if (bond_of(entry.standby) != nullptr) {
+      return "standby " + entry.standby + " is a member of a bond; give one that is none";
+    }
+    const auto found = uplinks_.find(entry.standby);
+    if (found != uplinks_.end() && !found->second->config.members.empty()) {
+      return "standby " + entry.standby + " is a bond; make this one a member of it";
+    }
+  }
+  const auto* bond = bond_of(entry.uplink.name);
+  if (bond == nullptr) return {};
+  const auto why = unfit_as_member(entry);
+  return why.empty() ? why : "as a member of " + bond->config.uplink.name + " it " + why;
+}
+
+// The bond that names this uplink as a member.
+UplinkUnit* Topology::bond_of(const std::string& name) const {
+  for (const auto& [other, unit] : uplinks_) {
+    const auto& members = unit->config.members;
+    if (std::ranges::find(members, name) != members.end()) return unit.get();
+  }
+  return nullptr;
+}
+
+base::Result<std::unique_ptr<vswitch::Uplink>> Topology::open(const UplinkUnit& unit,
+                                                              const std::function<void()>& ready) {
+  const auto& config = unit.config.uplink;
+  if (unit.bond != nullptr) {
+    auto member = vswitch::open_member(config, *unit.bond->uplink->bond());
+    if (member) ready();
+    return member;
+  }
+  if (config.bond != vswitch::BondMode::none) {
+    return vswitch::open_bond(config, *reactors_, *fabric_, ready);
+  }
+  return vswitch::open_uplink(config, *reactors_, *fabric_, ready);
+}
+
 // A function from the pool, where that is what it asks for; and whether it can be used.
 base::Result<void> Topology::borrow(UplinkEntry& entry, std::optional<sriov::VfLease>& lease) {
   if (entry.pf) {
@@ -53,13 +101,17 @@ void Topology::add(UplinkEntry entry, Done done) {
   };
   if (const auto line = conflict(name, {}); !line.empty()) return refuse(line);
   if (const auto line = standby_conflict(entry); !line.empty()) return refuse(line);
+  if (const auto line = bond_conflict(entry); !line.empty()) return refuse(line);
   std::optional<sriov::VfLease> lease;
   if (auto usable = borrow(entry, lease); !usable) return refuse(usable.error().message);
   if (auto started = ensure_eal(); !started) return done(started);
+  auto* const bond = bond_of(name);
+  if (bond != nullptr && bond->state != UnitState::running) return refuse("its bond is removed");
   entry.uplink.carries = keeper_.stands_alone(entry);
   auto& unit = *uplinks_.emplace(name, std::make_unique<UplinkUnit>()).first->second;
   unit.config = std::move(entry);
   unit.lease = std::move(lease);
+  unit.bond = bond;
   const auto ready = [this, &unit, done] {
     unit.state = UnitState::running;
     share_all_memory();
@@ -71,8 +123,7 @@ void Topology::add(UplinkEntry entry, Done done) {
     uplinks_.erase(name);
     return refuse(made.error().message);
   }
-  auto uplink = vswitch::open_uplink(unit.config.uplink, *reactors_, *fabric_,
-                                     [this, ready] { loop_.defer(ready); });
+  auto uplink = open(unit, [this, ready] { loop_.defer(ready); });
   if (!uplink) {
     uplinks_.erase(name);
     return done(base::Unexpected{uplink.error()});

@@ -37,7 +37,9 @@ std::set<std::string> choose_uplinks(std::span<const UplinkView> uplinks) {
     if (const auto* one = choose_of(first, *standby); one != nullptr) chosen.insert(one->name);
   }
   for (const auto& each : uplinks) {
-    if (each.usable && !paired.contains(each.name)) chosen.insert(each.name);
+    if (!each.usable || paired.contains(each.name)) continue;
+    const auto* bond = find(uplinks, each.bond);
+    if (each.bond.empty() || (bond != nullptr && bond->usable)) chosen.insert(each.name);
   }
   return chosen;
 }

@@ -1,6 +1,7 @@
 // Which uplinks carry frames: all that have a device, but of an uplink and its standby one at a
 // time, or the network behind them would be a loop. As active-backup of bonding does: the first
-// while its link is up, else the standby. Pure.
+// while its link is up, else the standby. A bond's members do as long as it has its own device,
+// whatever their links: which of them is used is the bond's. Pure.
 #pragma once
 
 #include <chrono>
@@ -12,6 +13,7 @@ namespace millrace::daemon {
 
 struct UplinkView {
   std::string name, standby;  // standby: empty, or the name of another, which may not be there
+  std::string bond;           // empty, or the name of the one that it is a member of
   bool usable = false;        // it has a device that works
   bool up = false;            // and that has a link
   bool calm = false;          // for a while by now

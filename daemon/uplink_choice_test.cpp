@@ -12,8 +12,13 @@ using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
 UplinkView view(const std::string& name, bool up, bool carries, const std::string& standby = {}) {
-  return {
-      .name = name, .standby = standby, .usable = true, .up = up, .calm = true, .carries = carries};
+  return {.name = name,
+          .standby = standby,
+          .bond = {},
+          .usable = true,
+          .up = up,
+          .calm = true,
+          .carries = carries};
 }
 
 TEST(UplinkChoice, TakesAllThatStandAlone) {
@@ -32,6 +37,18 @@ TEST(UplinkChoice, TakesOneOfTwo) {
   views[0].usable = false;
   EXPECT_THAT(choose_uplinks(views), ElementsAre("b"));
   views[1].usable = false;
+  EXPECT_THAT(choose_uplinks(views), IsEmpty());
+}
+
+TEST(UplinkChoice, TakesMembersOfABondThatHasItsDevice) {
+  std::vector views{view("a", true, true), view("b", false, true), view("t", true, true)};
+  views[0].bond = views[1].bond = "t";
+  EXPECT_THAT(choose_uplinks(views), ElementsAre("a", "b", "t"));
+  views[0].usable = false;
+  EXPECT_THAT(choose_uplinks(views), ElementsAre("b", "t"));
+  views[2].usable = false;
+  EXPECT_THAT(choose_uplinks(views), IsEmpty());
+  views.pop_back();
   EXPECT_THAT(choose_uplinks(views), IsEmpty());
 }
 

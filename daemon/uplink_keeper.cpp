@@ -34,7 +34,10 @@ UplinkKeeper::UplinkKeeper(base::EventLoop& loop, Units& units, Ties ties, const
 void UplinkKeeper::keep(UplinkUnit& unit) {
   unit.care.opened_at = unit.care.link_since = Clock::now();
   unit.care.link = unit.uplink->link();
-  watch(unit);
+  unit.care.lost = !unit.uplink->attached();
+  if (unit.care.lost) unit.care.problem = "none of its members is there yet";
+  if (!unit.care.lost) watch(unit);
+  if (unit.bond != nullptr) begin_bond(*unit.bond);
   if (!beat_.active()) beat_ = loop_.every(times_.beat, [this] { look(); });
   ties_.changed();
   settle();
@@ -47,13 +50,33 @@ void UplinkKeeper::close(UplinkUnit& unit, std::function<void()> done) {
   settle();
 }
 
+// A member of it came: it is opened soon, with all that are there by then.
+void UplinkKeeper::begin_bond(UplinkUnit& bond) {
+  if (bond.uplink->attached()) return;
+  const auto& members = bond.config.members;
+  const bool all = std::ranges::all_of(members, [&](const std::string& name) {
+    const auto found = units_.find(name);
+    return found != units_.end() && is_kept(*found->second) && has_device(*found->second);
+  });
+  bond.care.try_at = Clock::now() + (all ? UplinkTimes::Time{0} : times_.members_come);
+}
+
+bool UplinkKeeper::any_member(const UplinkUnit& bond, bool with_device) const {
+  return std::ranges::any_of(units_, [&](const auto& each) {
+    const auto& unit = *each.second;
+    return unit.bond == &bond && (!with_device || (is_kept(unit) && has_device(unit)));
+  });
+}
+
 bool UplinkKeeper::leads_out(const std::string& name) const {
   return daemon::leads_out(views(), name);
 }
 
 bool UplinkKeeper::stands_alone(const UplinkEntry& entry) const {
+  const auto& name = entry.uplink.name;
   return entry.standby.empty() && std::ranges::none_of(units_, [&](const auto& each) {
-           return each.second->config.standby == entry.uplink.name;
+           const auto& other = each.second->config;
+           return other.standby == name || std::ranges::count(other.members, name) != 0;
          });
 }
 
@@ -65,6 +88,7 @@ std::vector<UplinkView> UplinkKeeper::views() const {
     const auto& care = unit->care;
     out.push_back({.name = name,
                    .standby = unit->config.standby,
+                   .bond = unit->bond == nullptr ? "" : unit->bond->config.uplink.name,
                    .usable = has_device(*unit),
                    .up = care.link.up,
                    .calm = now - care.link_since >= times_.calm_link,
@@ -100,12 +124,13 @@ void UplinkKeeper::hear(UplinkUnit& unit, const vswitch::LinkState& link) {
   if (!is_kept(unit) || !has_device(unit) || erred(care) || link == care.link) return settle();
   const auto& uplink = unit.config.uplink;
   const bool turned = link.up != care.link.up;
+  const bool elsewhere = turned || link.way != care.link.way;
   care.link = link;
   if (turned) care.link_since = Clock::now();
   care.flapped |= turned && !link.up;
-  care.unannounced |= turned && link.up && unit.uplink->carries();
-  spdlog::info("uplink {}: the link of {} is {}", uplink.name, uplink.device,
-               link.up ? "up" : "down");
+  care.unannounced |= elsewhere && link.up && unit.uplink->carries();
+  spdlog::info("uplink {}: the link of {} is {}{}", uplink.name, uplink.device,
+               link.up ? "up" : "down", elsewhere && !turned ? ", by another member" : "");
   ties_.emit("UPLINK_LINK",
              {{"name", uplink.name}, {"up", link.up}, {"speed_mbps", link.speed_mbps}});
   if (turned) ties_.changed();
@@ -217,8 +242,9 @@ bool UplinkKeeper::stop_one(const std::set<std::string>& chosen) {
     if (unit->state == UnitState::starting || chosen.contains(name)) continue;
     if (unit->uplink == nullptr || !unit->uplink->carries()) continue;
     busy_ = true;
-    // What was learned behind it is found elsewhere from now on.
+    // What was learned behind it is found elsewhere from now on; behind a bond's member nothing is.
     unit->uplink->carry(false, [this, port = unit->uplink->port()] {
+      if (port == vswitch::no_port) return go_on();
       fabric_->flush_addresses(port, [this] { go_on(); });
     });
     return true;
@@ -231,16 +257,22 @@ bool UplinkKeeper::start_one(const std::set<std::string>& chosen) {
     auto& unit = *units_.find(name)->second;
     if (unit.uplink->carries()) continue;
     busy_ = true;
-    unit.uplink->carry(true, [this, &unit] {
-      const auto& uplink = unit.config.uplink;
-      spdlog::info("uplink {}: carries, on {}", uplink.name, uplink.device);
-      ties_.emit("UPLINK_ACTIVE", {{"name", uplink.name}, {"device", uplink.device}});
-      unit.care.unannounced = true;
-      go_on();
-    });
+    unit.uplink->carry(true, [this, &unit] { started(unit); });
     return true;
   }
   return false;
+}
+
+void UplinkKeeper::started(UplinkUnit& unit) {
+  const auto& uplink = unit.config.uplink;
+  if (unit.uplink->carries()) {
+    spdlog::info("uplink {}: carries, on {}", uplink.name, uplink.device);
+    ties_.emit("UPLINK_ACTIVE", {{"name", uplink.name}, {"device", uplink.device}});
+    unit.care.unannounced = unit.bond == nullptr;
+  } else {
+    lose(*unit.bond, Loss::error, "its member " + uplink.name + " can less than it does");
+  }
+  go_on();
 }
 
 // Without a link nobody hears it: it is done when that comes.
@@ -266,7 +298,7 @@ bool UplinkKeeper::close_one() {
     auto& care = unit->care;
     if (!care.on_closed) continue;
     if (erred(care)) care.error_watch->put_back_registers();
-    if (care.asked()) continue;
+    if (care.asked() || any_member(*unit, false)) continue;
     busy_ = true;
     care.asker.reset();
     // The unit is destroyed by what it calls, or after that.
@@ -309,6 +341,8 @@ bool UplinkKeeper::bring_back_one() {
     auto& care = unit->care;
     if (!care.lost || care.failed || !is_kept(*unit) || unit->uplink->attached()) continue;
     if (now < care.try_at) continue;
+    const bool bond = !unit->config.members.empty();
+    if (bond && !any_member(*unit, true)) continue;
     if (!care.host_has_it) ++care.tries;
     busy_ = true;
     if (const auto opened = ties_.open(*unit); opened) {
@@ -331,8 +365,11 @@ void UplinkKeeper::is_back(UplinkUnit& unit) {
   care.try_at = care.opened_at + pause_before(care.tries, times_.pause_first, times_.pause_most);
   care.link = unit.uplink->link();
   watch(unit);
-  spdlog::info("uplink {}: has {} again", uplink.name, uplink.device);
-  ties_.emit("UPLINK_RESTORED", {{"name", uplink.name}, {"device", uplink.device}});
+  if (care.losses != 0) {
+    spdlog::info("uplink {}: has {} again", uplink.name, uplink.device);
+    ties_.emit("UPLINK_RESTORED", {{"name", uplink.name}, {"device", uplink.device}});
+  }
+  if (unit.bond != nullptr) begin_bond(*unit.bond);
   ties_.changed();
 }
 

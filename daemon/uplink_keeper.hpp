@@ -4,10 +4,12 @@
 //
 // A device that is given up carries nothing any more before its standby does, and the standby does
 // before the device is closed, which takes long. Who begins to carry, or has its link again,
-// announces the guests behind it. One thing is done at a time, for all uplinks: settle() does the
-// next one that is due, until none is. Thread: control, but each device is asked for its link on a
-// thread of its own: a driver may wait for minutes for one that does not answer, whose device is
-// closed when it has given up.
+// announces the guests behind it. A bond has a device while a member has one, and a member is
+// started by being taken into that; one that the bond's driver refuses, because it can less than
+// the bond was opened with, has the bond closed and opened anew with all. One thing is done at a
+// time, for all uplinks: settle() does the next one that is due, until none is. Thread: control,
+// but each device is asked for its link on a thread of its own: a driver may wait for minutes for
+// one that does not answer, whose device is closed when it has given up.
 #pragma once
 
 #include <chrono>
@@ -32,6 +34,8 @@ struct UplinkTimes {
   using Time = std::chrono::milliseconds;
   // As often as bonding's miimon: a link that went is noticed within that.
   Time beat{100};
+  // A bond begins when all its members are there, or so long after the last one that came.
+  Time members_come{500};
   // A link that came carries in place of a standby that works when it was there for so long.
   Time calm_link{1'000};
   // A function without a link while its physical function has one for so long was reset; one whose
@@ -101,6 +105,9 @@ class UplinkKeeper {
   bool replace_if_reset(UplinkUnit& unit, Clock::time_point now);
   [[nodiscard]] bool was_reset(const UplinkUnit& unit, Clock::time_point now) const;
   void watch(UplinkUnit& unit);
+  void begin_bond(UplinkUnit& bond);
+  [[nodiscard]] bool any_member(const UplinkUnit& bond, bool with_device) const;
+  void started(UplinkUnit& unit);
   [[nodiscard]] bool comes_back(const UplinkUnit& unit) const;
   [[nodiscard]] std::vector<UplinkView> views() const;
 

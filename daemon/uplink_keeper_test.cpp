@@ -32,8 +32,8 @@ class FakeUplink final : public vswitch::Uplink {
   [[nodiscard]] bool carries() const override { return carries_; }
   void carry(bool carries, Done done) override {
     EXPECT_TRUE(attached_);
-    carries_ = carries;
-    answer(carries ? "carries" : "rests", std::move(done));
+    carries_ = carries && !refuses;
+    answer(carries_ ? "carries" : carries ? "refused" : "rests", std::move(done));
   }
   void detach(Done done) override {
     EXPECT_FALSE(carries_);
@@ -68,6 +68,10 @@ class FakeUplink final : public vswitch::Uplink {
     ASSERT_EQ(::write(departure.get(), &one, sizeof one), 8);
   }
 
+  void rest() { carries_ = false; }
+  void leave_out() { carries_ = attached_ = false; }
+
+  bool refuses = false;                  // to carry: a bond's driver does not want it
   std::atomic<bool> up = true;           // link() is asked on a thread of its own
   std::atomic<bool> answers = true;      // false: link() waits until it is
   std::size_t sends = 0, announced = 0;  // of how many frames
@@ -104,7 +108,20 @@ class UplinkKeeperTest : public ::testing::Test {
     config.static_macs = macs;
     return *fabric->add_port(config, {});
   }
-  FakeUplink& add(const std::string& name, const std::string& standby = {}) {
+  FakeUplink& add_bond(const std::string& name, const std::vector<std::string>& members) {
+    return add(name, {}, [&](UplinkUnit& unit, FakeUplink& uplink) {
+      unit.config.members = members;
+      uplink.leave_out();
+    });
+  }
+  FakeUplink& add_member(const std::string& name, const std::string& bond) {
+    return add(name, {}, [&](UplinkUnit& unit, FakeUplink& uplink) {
+      unit.bond = units.at(bond).get();
+      uplink.rest();
+    });
+  }
+  FakeUplink& add(const std::string& name, const std::string& standby = {},
+                  const std::function<void(UplinkUnit&, FakeUplink&)>& prepare = {}) {
     auto& unit = *units.emplace(name, std::make_unique<UplinkUnit>()).first->second;
     unit.config.uplink.name = name;
     unit.config.uplink.device = "device of " + name;
@@ -115,6 +132,7 @@ class UplinkKeeperTest : public ::testing::Test {
     auto& out = *uplink;
     unit.uplink = std::move(uplink);
     unit.state = UnitState::running;
+    if (prepare) prepare(unit, out);
     keeper.keep(unit);
     return out;
   }
@@ -158,6 +176,7 @@ class UplinkKeeperTest : public ::testing::Test {
                        .guests = [this](vswitch::PortId) { return guests; },
                        .changed = [] {}},
                       {.beat = 5ms,
+                       .members_come = 40ms,
                        .calm_link = 40ms,
                        .dead_link = 40ms,
                        .calm_device = 10s,
@@ -200,6 +219,68 @@ TEST_F(UplinkKeeperTest, AStandbyCarriesBeforeALostDeviceIsClosed) {
   EXPECT_EQ(unit("a").care.problem, "");
   EXPECT_THAT(events, Contains("UPLINK_RESTORED").Times(1));
   EXPECT_THAT(removed, IsEmpty());
+}
+
+TEST_F(UplinkKeeperTest, ABondBeginsWithAllOfItsMembers) {
+  auto& bond = add_bond("t", {"a", "b"});
+  pass(60ms);
+  EXPECT_THAT(log, IsEmpty());
+  EXPECT_FALSE(keeper.leads_out("t"));
+  add_member("a", "t");
+  EXPECT_THAT(log, IsEmpty());
+  add_member("b", "t");
+  until([&] { return bond.carries(); });
+  EXPECT_THAT(log, ElementsAre("t opened", "a carries", "b carries", "t carries"));
+  EXPECT_TRUE(keeper.leads_out("t"));
+  EXPECT_THAT(events, Not(Contains("UPLINK_RESTORED")));
+  log.clear();
+  keeper.lose(unit("b"), Loss::host, "the host wants it back");
+  until_logged("b carries");
+  EXPECT_THAT(log, ElementsAre("b rests", "b detached", "b let go", "b opened", "b carries"));
+  EXPECT_THAT(removed, IsEmpty());
+}
+
+TEST_F(UplinkKeeperTest, ABondBeginsWithoutAMemberThatDoesNotCome) {
+  auto& bond = add_bond("t", {"a", "b"});
+  add_member("a", "t");
+  pass(10ms);
+  EXPECT_THAT(log, IsEmpty());
+  until([&] { return bond.carries(); });
+  EXPECT_THAT(log, ElementsAre("t opened", "a carries", "t carries"));
+  add_member("b", "t");
+  until_logged("b carries");
+  EXPECT_THAT(log, Not(Contains("t rests")));
+}
+
+TEST_F(UplinkKeeperTest, ABondBeginsAnewWithAMemberThatItRefuses) {
+  auto& bond = add_bond("t", {"a", "b"});
+  add_member("a", "t");
+  until([&] { return bond.carries(); });
+  log.clear();
+  auto& second = add_member("b", "t");
+  second.refuses = true;
+  until_logged("b refused");
+  second.refuses = false;
+  until_logged("t opened");
+  EXPECT_THAT(log,
+              ElementsAre("b refused", "a rests", "t rests", "t detached", "t let go", "t opened"));
+  until([&] { return bond.carries() && second.carries(); });
+  EXPECT_EQ(unit("t").care.losses, 1u);
+  EXPECT_THAT(unit("b").care.losses, 0u);
+}
+
+TEST_F(UplinkKeeperTest, ABondClosesAfterItsMembers) {
+  auto& bond = add_bond("t", {"a"});
+  add_member("a", "t");
+  until([&] { return bond.carries(); });
+  log.clear();
+  for (const auto* name : {"t", "a"}) {
+    unit(name).state = UnitState::stopping;
+    keeper.close(unit(name), [this, name] { units.erase(name); });
+  }
+  until([&] { return units.empty(); });
+  EXPECT_EQ(log.back(), "t closed");
+  EXPECT_THAT(log, Contains("a closed"));
 }
 
 TEST_F(UplinkKeeperTest, OneThatStandsAloneComesBackAfterAnError) {

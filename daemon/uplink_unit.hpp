@@ -48,7 +48,8 @@ struct UplinkCare {
 };
 
 struct UplinkUnit {
-  UplinkEntry config;  // `device` is the function that it has, or had last
+  UplinkEntry config;          // `device` is the function that it has, or had last
+  UplinkUnit* bond = nullptr;  // that it is a member of
   UnitState state = UnitState::starting;
   // What it has for the device that it has now outlives that, which `uplink` has open.
   std::optional<sriov::VfLease> lease;

@@ -117,7 +117,13 @@ bool Shard::admit(const ShardPort& from, Packet& packet) const noexcept {
     from.counters->drop_reserved.add();
     return false;
   }
-  return classify_vlan(from, packet);
+  if (!classify_vlan(from, packet)) return false;
+  // To whatever address: a bond's driver takes any such frame for its partner's.
+  if (load16(packet, ethernet::addresses_size) == ethernet::slow_protocols) {
+    from.counters->drop_reserved.add();
+    return false;
+  }
+  return true;
 }
 
 // Finds the VLAN the packet travels in and takes its tag off.

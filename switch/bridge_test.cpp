@@ -192,6 +192,18 @@ TEST(Bridge, IsolatedPortsReachOnlyOthers) {
   EXPECT_EQ(end_b.received, 2u);
 }
 
+// A guest must not speak to a bond's partner: LACP is known by its type, whatever the address.
+TEST(Bridge, DropsSlowProtocols) {
+  Switchboard board;
+  const PortId from = board.port({}), to = board.port({});
+  auto& end = board.endpoint(to);
+  Bytes slow = plain_frame(everybody, mac(1));
+  set16(slow, 12, 0x8809);
+  board.send(from, {slow, tagged(slow, 0)});  // with a priority alone it would go out without a tag
+  EXPECT_EQ(board.counters(from).drop_reserved.get(), 2u);
+  EXPECT_EQ(end.received, 0u);
+}
+
 TEST(Bridge, DropsByReason) {
   Switchboard board;
   PortConfig owner;

@@ -16,6 +16,7 @@
 
 #include "base/check.hpp"
 #include "base/mac.hpp"
+#include "switch/ethdev_bond.hpp"
 
 namespace millrace::vswitch {
 
@@ -58,6 +59,10 @@ bool offloads_in_software(const std::string& driver) {
 bool belongs_to_host(const std::string& driver) {
   return driver == "net_tap" || driver == "net_af_packet";
 }
+// Drivers that claim to tell of their links, and tell nobody.
+bool keeps_its_link_to_itself(const std::string& driver) {
+  return driver == "net_tap";
+}
 // Functions that receive for their own address alone, whatever they are asked, and whose drivers
 // report success all the same.
 bool hears_itself_only(const std::string& driver) {
@@ -84,6 +89,46 @@ base::Error EthdevDevice::error(const std::string& doing, int result) const {
 }
 
 base::Result<std::unique_ptr<EthdevDevice>> EthdevDevice::open(const UplinkConfig& config) {
+  const SignalsTaken signals;  // until its queues are made
+  auto out = plugged(config);
+  if (!out) return out;
+  if (const auto done = (*out)->bring_up(); !done) return base::Unexpected{done.error()};
+  return out;
+}
+
+base::Result<std::unique_ptr<EthdevDevice>> EthdevDevice::open_bond(const UplinkConfig& config,
+                                                                    const Numbers& members) {
+  const SignalsTaken signals;
+  auto out = std::unique_ptr<EthdevDevice>(new EthdevDevice{config, config.device});
+  if (const auto done = out->plug({}); !done) return base::Unexpected{done.error()};
+  if (const auto done = out->add_members(members); !done) return base::Unexpected{done.error()};
+  if (const auto done = out->bring_up(); !done) return base::Unexpected{done.error()};
+  return out;
+}
+
+base::Result<std::unique_ptr<EthdevDevice>> EthdevDevice::plug_member(const UplinkConfig& config) {
+  const SignalsTaken signals;
+  auto out = plugged(config);
+  if (!out) return out;
+  auto& member = **out;
+  rte_eth_dev_info info{};
+  if (const int r = rte_eth_dev_info_get(member.device_, &info); r != 0) {
+    return base::Unexpected{member.error("read its abilities", r)};
+  }
+  member.driver_ = info.driver_name;
+  if (hears_itself_only(member.driver_)) {
+    return base::fail("uplink device " + member.name_ + " (" + member.driver_ +
+                      ") hears its own address alone: it can be no member of a bond; bond the "
+                      "whole NICs, or give the one a standby");
+  }
+  // What a bond reads this flag for: without it, it looks at the link every 10 ms.
+  if (keeps_its_link_to_itself(member.driver_)) {
+    *const_cast<std::uint32_t*>(info.dev_flags) &= ~std::uint32_t{RTE_ETH_DEV_INTR_LSC};
+  }
+  return out;
+}
+
+base::Result<std::unique_ptr<EthdevDevice>> EthdevDevice::plugged(const UplinkConfig& config) {
   const auto& device = config.device;
   const auto comma = device.find(',');
   const auto name = device.substr(0, comma);
@@ -98,14 +143,46 @@ base::Result<std::unique_ptr<EthdevDevice>> EthdevDevice::open(const UplinkConfi
     return base::fail("uplink device " + name + " is in use already");
   }
   auto out = std::unique_ptr<EthdevDevice>(new EthdevDevice{config, name});
-  const SignalsTaken signals;  // until its queues are made
   if (const auto done = out->plug(arguments); !done) return base::Unexpected{done.error()};
-  if (const auto done = out->bring_up(); !done) return base::Unexpected{done.error()};
   return out;
 }
 
+base::Result<> EthdevDevice::add_members(const Numbers& members) {
+  if (config_.bond == BondMode::lacp &&
+      !bond_has_memory(static_cast<unsigned>(members.size()), config_.queues)) {
+    return base::fail("uplink device " + name_ +
+                      ": no memory for LACP, which takes 2 MiB of [memory] dpdk_mb for each "
+                      "member; give more");
+  }
+  for (const auto member : members) {
+    if (!bond_add(device_, member)) return base::Unexpected{error("take in a member", -EINVAL)};
+  }
+  return {};
+}
+
+bool EthdevDevice::take(std::uint16_t member) {
+  const SignalsTaken signals;
+  if (config_.bond == BondMode::lacp && !bond_has_memory(1, config_.queues)) return false;
+  if (!bond_add(device_, member)) return false;
+  // The bond's own driver tells members of this that were there when it was switched on.
+  rte_eth_promiscuous_enable(member);
+  rte_eth_allmulticast_enable(member);
+  return true;
+}
+
+template <class Is>
+bool EthdevDevice::any_driver(Is is) const {
+  if (config_.bond == BondMode::none) return is(driver_);
+  return std::ranges::any_of(bond_members(device_), [&](std::uint16_t member) {
+    rte_eth_dev_info info{};
+    return rte_eth_dev_info_get(member, &info) == 0 && is(info.driver_name);
+  });
+}
+
 base::Result<> EthdevDevice::plug(const std::string& arguments) {
-  const int result = rte_eal_hotplug_add(bus(), name_.c_str(), arguments.c_str());
+  const int result = config_.bond != BondMode::none
+                         ? bond_make(name_, config_.bond)
+                         : rte_eal_hotplug_add(bus(), name_.c_str(), arguments.c_str());
   if (result == -ENOTSUP) {
     return base::fail("uplink device " + name_ +
                       ": none of the drivers that this program has knows it");
@@ -134,7 +211,8 @@ base::Result<> EthdevDevice::bring_up() {
                       " are asked for; give queues = " + std::to_string(queues_max) + " or fewer");
   }
   // Such a driver may have queues all the same; all but the first would hear nothing.
-  if (config_.pci && config_.queues > 1 && info.flow_type_rss_offloads == 0) {
+  const bool may_not = config_.pci || config_.bond != BondMode::none;
+  if (may_not && config_.queues > 1 && info.flow_type_rss_offloads == 0) {
     return base::fail("uplink device " + name_ + ": its driver " + driver_ +
                       " spreads no flows over queues, " + std::to_string(config_.queues) +
                       " are asked for; give queues = 1");
@@ -146,14 +224,15 @@ base::Result<> EthdevDevice::bring_up() {
   common_.device = device_;
   common_.frame_max = *mtu + l2_overhead;
   common_.mac = config_.mac;
-  common_.pads = config_.pci;
+  common_.bond = config_.bond;
+  common_.pads = config_.pci || (config_.bond != BondMode::none && !any_driver(belongs_to_host));
   choose_offloads(info, conf);
   if (auto done = choose_zero_copy(); !done) return done;
   if (auto done = make_queues(); !done) return done;
   // With receive interrupts where the driver has them.
-  conf.intr_conf.rxq = 1;
+  conf.intr_conf.rxq = config_.bond == BondMode::none ? 1 : 0;
   auto done = start(info, conf);
-  if (!done) {
+  if (!done && conf.intr_conf.rxq != 0) {
     conf.intr_conf.rxq = 0;
     done = start(info, conf);
   }
@@ -164,8 +243,9 @@ base::Result<> EthdevDevice::bring_up() {
 
 base::Result<std::uint16_t> EthdevDevice::choose_mtu(const rte_eth_dev_info& info) const {
   std::uint16_t mtu = 0;
-  rte_eth_dev_get_mtu(device_, &mtu);
-  if (belongs_to_host(driver_)) {
+  rte_eth_dev_get_mtu(config_.bond == BondMode::none ? device_ : bond_members(device_).front(),
+                      &mtu);
+  if (any_driver(belongs_to_host)) {
     if (config_.mtu == 0 || config_.mtu == mtu) return mtu;
     return base::fail("uplink device " + name_ + " is an interface of the host with an mtu of " +
                       std::to_string(mtu) + ", " + std::to_string(config_.mtu) +
@@ -194,7 +274,7 @@ base::Result<> EthdevDevice::choose_zero_copy() {
 void EthdevDevice::choose_offloads(const rte_eth_dev_info& info, rte_eth_conf& conf) {
   conf.rxmode.offloads = info.rx_offload_capa & RTE_ETH_RX_OFFLOAD_SCATTER;
   conf.txmode.offloads = info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
-  if (!offloads_in_software(driver_)) {
+  if (!any_driver(offloads_in_software)) {
     constexpr std::uint64_t checksums =
         RTE_ETH_TX_OFFLOAD_IPV4_CKSUM | RTE_ETH_TX_OFFLOAD_TCP_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM;
     common_.checksum_offload = (info.tx_offload_capa & checksums) == checksums;
@@ -211,15 +291,18 @@ void EthdevDevice::choose_offloads(const rte_eth_dev_info& info, rte_eth_conf& c
 }
 
 base::Result<> EthdevDevice::make_queues() {
+  // What lies in the rings of a bond's members is of it, too.
+  const unsigned shares = std::max(1u, (config_.members + 1) / 2);
   for (unsigned i = 0; i < config_.queues; ++i) {
     auto queue = common_;
     queue.queue = static_cast<std::uint16_t>(i);
     const auto pool = "uplink_" + std::to_string(device_) + "_" + std::to_string(i);
-    queue.pool = rte_pktmbuf_pool_create(pool.c_str(), mbufs, mbuf_cache, 0,
+    queue.pool = rte_pktmbuf_pool_create(pool.c_str(), shares * mbufs, mbuf_cache, 0,
                                          RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY);
     if (queue.pool == nullptr) {
       auto reason = error("make its packet pool", 0);
-      reason.message += "; each queue takes 20 MiB of [memory] dpdk_mb";
+      reason.message +=
+          "; each queue takes " + std::to_string(20 * shares) + " MiB of [memory] dpdk_mb";
       return base::Unexpected{std::move(reason)};
     }
     queues_.push_back(queue);
@@ -236,7 +319,6 @@ base::Result<> EthdevDevice::start(const rte_eth_dev_info& info, rte_eth_conf& c
   }
   r = rte_eth_dev_start(device_);
   if (r != 0) return base::Unexpected{error("start it", r)};
-  started_ = true;
   return {};
 }
 
@@ -262,6 +344,13 @@ base::Result<> EthdevDevice::set_up_queue(EthdevQueueConfig& queue, const rte_et
 base::Result<> EthdevDevice::hear_everybody() {
   const bool promiscuous = rte_eth_promiscuous_enable(device_) == 0;
   rte_eth_allmulticast_enable(device_);
+  if (config_.bond != BondMode::none) {
+    // Of one that uses a member at a time, the driver tells that one alone.
+    for (const auto member : bond_members(device_)) {
+      rte_eth_promiscuous_enable(member);
+      rte_eth_allmulticast_enable(member);
+    }
+  }
   if (!config_.pci || (promiscuous && !hears_itself_only(driver_))) return {};
   rte_ether_addr its{};
   rte_eth_macaddr_get(device_, &its);
@@ -300,8 +389,8 @@ void EthdevDevice::find_wake_descriptors(bool interrupts) {
 
 EthdevDevice::~EthdevDevice() {
   departure_.reset();
-  if (started_) rte_eth_dev_stop(device_);
   if (plugged_) {
+    rte_eth_dev_stop(device_);
     rte_eth_dev_close(device_);
     rte_eal_hotplug_remove(bus(), name_.c_str());
   }
@@ -309,6 +398,7 @@ EthdevDevice::~EthdevDevice() {
 }
 
 LinkState EthdevDevice::link() const {
+  if (config_.bond != BondMode::none) return bond_link(device_, config_.bond);
   rte_eth_link link{};
   if (rte_eth_link_get_nowait(device_, &link) != 0 || link.link_status != RTE_ETH_LINK_UP) {
     return {};

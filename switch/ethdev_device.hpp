@@ -23,11 +23,20 @@ class EthdevDevice {
   // Plugs in and starts a virtual device of DPDK's (NAME[,key=value...]), or a PCI function that
   // vfio-pci drives and nobody has open.
   static base::Result<std::unique_ptr<EthdevDevice>> open(const UplinkConfig& config);
+  using Numbers = std::vector<std::uint16_t>;  // DPDK's, of devices
+  // Makes and starts a bond of devices that are plugged in.
+  static base::Result<std::unique_ptr<EthdevDevice>> open_bond(const UplinkConfig& config,
+                                                               const Numbers& members);
+  // Plugs in a device for a bond, which configures, starts and stops it.
+  static base::Result<std::unique_ptr<EthdevDevice>> plug_member(const UplinkConfig& config);
   ~EthdevDevice();  // stops it, unplugs it, frees the pools; no reactor may poll it any more
   EthdevDevice(const EthdevDevice&) = delete;
   EthdevDevice& operator=(const EthdevDevice&) = delete;
 
   [[nodiscard]] const std::vector<EthdevQueueConfig>& queues() const { return queues_; }
+  [[nodiscard]] std::uint16_t number() const { return device_; }
+  // Of a bond. False: the driver refuses it.
+  [[nodiscard]] bool take(std::uint16_t member);
   // Readable once the host wants the device back; -1: never.
   [[nodiscard]] int departure_fd() const { return departure_ ? departure_->fd() : -1; }
   [[nodiscard]] LinkState link() const;
@@ -41,7 +50,10 @@ class EthdevDevice {
  private:
   explicit EthdevDevice(const UplinkConfig& config, std::string name);
   [[nodiscard]] const char* bus() const { return config_.pci ? "pci" : "vdev"; }
+  [[nodiscard]] static base::Result<std::unique_ptr<EthdevDevice>> plugged(
+      const UplinkConfig& config);
   [[nodiscard]] base::Result<> plug(const std::string& arguments);
+  [[nodiscard]] base::Result<> add_members(const Numbers& members);
   [[nodiscard]] base::Result<> bring_up();
   [[nodiscard]] base::Result<std::uint16_t> choose_mtu(const rte_eth_dev_info& info) const;
   [[nodiscard]] base::Result<> choose_zero_copy();
@@ -51,6 +63,9 @@ class EthdevDevice {
   [[nodiscard]] base::Result<> set_up_queue(EthdevQueueConfig& queue, const rte_eth_dev_info& info,
                                             const rte_eth_conf& conf);
   [[nodiscard]] base::Result<> hear_everybody();
+  // Of it, or of a bond's members.
+  template <class Is>
+  [[nodiscard]] bool any_driver(Is is) const;
   void find_wake_descriptors(bool interrupts);
   [[nodiscard]] base::Error error(const std::string& doing, int result) const;
 
@@ -59,7 +74,7 @@ class EthdevDevice {
   std::uint16_t device_ = 0;  // DPDK's number
   EthdevQueueConfig common_;
   std::vector<EthdevQueueConfig> queues_;
-  bool plugged_ = false, started_ = false;
+  bool plugged_ = false;
   std::unique_ptr<Departure> departure_;
 };
 

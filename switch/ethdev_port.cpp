@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.hpp"
+#include "switch/ethdev_bond.hpp"
 #include "switch/ethdev_device.hpp"
 #include "switch/region_swap.hpp"
 
@@ -19,7 +20,7 @@ std::function<void()> after(std::size_t count, std::function<void()> then) {
   };
 }
 
-class EthdevUplink final : public Uplink {
+class EthdevUplink final : public Uplink, public Bond {
  public:
   EthdevUplink(UplinkConfig config, base::ReactorPool& pool, Fabric& fabric, PortId port)
       : config_{std::move(config)}, pool_{pool}, fabric_{fabric}, port_{port} {}
@@ -53,12 +54,46 @@ class EthdevUplink final : public Uplink {
     CHECK(device_ == nullptr && lanes_.empty());
     auto config = config_;
     config.device = device;
-    auto opened = EthdevDevice::open(config);
+    auto opened = config.bond == BondMode::none ? EthdevDevice::open(config)
+                                                : EthdevDevice::open_bond(config, known_);
     if (!opened) return base::Unexpected{opened.error()};
     config_.device = device;
     take(*std::move(opened));
     waited_ = true;
     return {};
+  }
+
+  Bond* bond() override { return config_.bond == BondMode::none ? nullptr : this; }
+  void know(std::uint16_t device) override { known_.push_back(device); }
+  void forget(std::uint16_t device) override {
+    CHECK(!has(device));
+    std::erase(known_, device);
+  }
+  [[nodiscard]] bool has(std::uint16_t device) const override {
+    if (device_ == nullptr) return false;
+    const auto members = bond_members(device_->number());
+    return std::ranges::find(members, device) != members.end();
+  }
+  [[nodiscard]] MemberState state_of(std::uint16_t device) const override {
+    if (device_ == nullptr) return {};
+    return bond_member_state(device_->number(), config_.bond, device);
+  }
+  void take(std::uint16_t device, Done done) override {
+    CHECK(device_ != nullptr);
+    const bool taken = device_->take(device);
+    taken&& carries_ && !joined_ ? join(std::move(done)) : done();
+  }
+  void release(std::uint16_t device, Done done) override {
+    CHECK(has(device));
+    const auto remove = [this, device] { bond_remove(device_->number(), config_.bond, device); };
+    if (!joined_) {
+      remove();
+      return done();
+    }
+    leave([this, remove, done = std::move(done)] {
+      remove();
+      can_join() ? join(done) : done();
+    });
   }
 
   void wait() { waited_ = true; }
@@ -107,13 +142,12 @@ class EthdevUplink final : public Uplink {
     CHECK(device_ != nullptr);
     if (carries == carries_) return done();
     carries_ = carries;
-    const auto each = after(lanes_.size(), std::move(done));
     if (carries) {
-      if (waited_) device_->forget_received();
-      join(each);
+      if (waited_ && can_join()) device_->forget_received();
+      can_join() ? join(std::move(done)) : done();
     } else {
       waited_ = true;
-      leave(each);
+      joined_ ? leave(std::move(done)) : done();
     }
   }
 
@@ -152,7 +186,14 @@ class EthdevUplink final : public Uplink {
     std::unique_ptr<EthdevQueue> queue;
   };
 
-  void join(const Done& each) {
+  // The driver of a bond would poll a member that it has no more.
+  [[nodiscard]] bool can_join() const {
+    return config_.bond == BondMode::none || !bond_members(device_->number()).empty();
+  }
+
+  void join(Done done) {
+    joined_ = true;
+    const auto each = after(lanes_.size(), std::move(done));
     for (unsigned i = 0; i < lanes_.size(); ++i) {
       const auto& [reactor, owned] = lanes_[i];
       fabric_.add_endpoint(port_, i, reactor, owned.get(),
@@ -163,7 +204,9 @@ class EthdevUplink final : public Uplink {
     }
   }
 
-  void leave(const Done& each) {
+  void leave(Done done) {
+    joined_ = false;
+    const auto each = after(lanes_.size(), std::move(done));
     for (unsigned i = 0; i < lanes_.size(); ++i) {
       const auto& [reactor, owned] = lanes_[i];
       fabric_.remove_endpoint(port_, i, [this, each, reactor = reactor, queue = owned.get()] {
@@ -210,12 +253,20 @@ class EthdevUplink final : public Uplink {
   std::unique_ptr<EthdevDevice> device_;
   PortId port_;
   std::vector<Lane> lanes_;
-  bool carries_ = false;
-  unsigned swaps_ = 0;  // under way
+  bool carries_ = false, joined_ = false;  // joined: its queues are polled
+  unsigned swaps_ = 0;                     // under way
   Done on_swapped_;
-  UplinkStatus::ZeroCopy past_;  // of devices that are closed
-  bool waited_ = false;          // the device was open for a while without a reader
+  UplinkStatus::ZeroCopy past_;       // of devices that are closed
+  bool waited_ = false;               // the device was open for a while without a reader
+  std::vector<std::uint16_t> known_;  // of a bond: devices of its members
 };
+
+PortConfig port_of(const UplinkConfig& config) {
+  auto port = config.port;
+  port.name = config.name;
+  port.uplink = true;
+  return port;
+}
 
 }  // namespace
 
@@ -224,10 +275,7 @@ base::Result<std::unique_ptr<Uplink>> open_uplink(const UplinkConfig& config,
                                                   std::function<void()> done) {
   auto device = EthdevDevice::open(config);
   if (!device) return base::Unexpected{device.error()};
-  auto port_config = config.port;
-  port_config.name = config.name;
-  port_config.uplink = true;
-  const auto port = fabric.add_port(port_config, {});
+  const auto port = fabric.add_port(port_of(config), {});
   if (!port) return base::Unexpected{port.error()};
   auto uplink = std::make_unique<EthdevUplink>(config, pool, fabric, *port);
   uplink->take(*std::move(device));
@@ -238,6 +286,14 @@ base::Result<std::unique_ptr<Uplink>> open_uplink(const UplinkConfig& config,
     done();
   }
   return std::unique_ptr<Uplink>{std::move(uplink)};
+}
+
+base::Result<std::unique_ptr<Uplink>> open_bond(const UplinkConfig& config, base::ReactorPool& pool,
+                                                Fabric& fabric, std::function<void()> done) {
+  CHECK(config.bond != BondMode::none);
+  const auto port = fabric.add_port(port_of(config), std::move(done));
+  if (!port) return base::Unexpected{port.error()};
+  return std::unique_ptr<Uplink>{std::make_unique<EthdevUplink>(config, pool, fabric, *port)};
 }
 
 }  // namespace millrace::vswitch

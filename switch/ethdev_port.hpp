@@ -16,6 +16,14 @@
 
 namespace millrace::vswitch {
 
+// How a bond, an uplink of several devices, uses them.
+enum class BondMode : std::uint8_t {
+  none,           // it is no bond
+  active_backup,  // one at a time; another when that has no link
+  balance_xor,    // each flow by one of them, chosen by addresses and ports
+  lacp,           // the same, of those that the other side agreed to (802.3ad)
+};
+
 struct UplinkConfig {
   std::string name;
   std::string device;  // a DPDK device string: net_tap0,iface=mill0; or see pci
@@ -26,12 +34,21 @@ struct UplinkConfig {
   bool zero_copy = false;  // guests' payloads go out from where they lie; see set_regions()
   std::optional<Mac> mac;  // the one station behind it: for a function that hears nobody else
   bool carries = true;     // false: open, but hears and sends nothing until carry(true)
+  BondMode bond = BondMode::none;  // else: its devices are its members'; see open_bond()
+  unsigned members = 0;            // of a bond: how many it may have
 };
 
 struct LinkState {
   bool up = false;
   std::uint32_t speed_mbps = 0;  // 0: not known
+  std::uint32_t way = 0;         // of a bond that uses one of its members: which
   friend bool operator==(const LinkState&, const LinkState&) = default;
+};
+
+// Of a device as a member of a bond.
+struct MemberState {
+  bool active = false;         // the bond sends by it
+  std::optional<Mac> partner;  // LACP: the system at the other end, once it was heard of
 };
 
 struct UplinkStatus {
@@ -51,6 +68,25 @@ struct UplinkStatus {
   std::vector<Queue> queues;          // none without a device
   std::optional<ZeroCopy> zero_copy;  // none: it is off
   Mac mac{};
+  std::optional<MemberState> member;  // of a bond that has it
+};
+
+// A bond as its members see it. Thread: control.
+class Bond {
+ public:
+  virtual ~Bond() = default;
+  // A device is plugged in, and neither configured nor started: for the bond to take, now or when
+  // it opens the next time. Until forget(): it is about to be closed, and the bond has it not.
+  virtual void know(std::uint16_t device) = 0;
+  virtual void forget(std::uint16_t device) = 0;
+
+  [[nodiscard]] virtual bool has(std::uint16_t device) const = 0;
+  [[nodiscard]] virtual MemberState state_of(std::uint16_t device) const = 0;
+  // Both while the bond has a device, and no other nor a carry() is under way; `done` runs on
+  // control. One that the driver refuses beside those that it has is not taken. The bond carries
+  // nothing for the moment that a release takes.
+  virtual void take(std::uint16_t device, std::function<void()> done) = 0;
+  virtual void release(std::uint16_t device, std::function<void()> done) = 0;
 };
 
 class Uplink {
@@ -60,7 +96,10 @@ class Uplink {
   virtual ~Uplink() = default;
   // What is known without asking the device.
   [[nodiscard]] virtual UplinkStatus status() const = 0;
+  // no_port: it is a member of a bond.
   [[nodiscard]] virtual PortId port() const = 0;
+  // Of a bond; else nullptr.
+  [[nodiscard]] virtual Bond* bond() { return nullptr; }
   // Takes it off its reactors, closes the device and removes the port; `done` runs on control, then
   // it may be destroyed. Not while a carry() or detach() has not answered.
   virtual void close(Done done) = 0;
@@ -113,5 +152,12 @@ class Uplink {
 base::Result<std::unique_ptr<Uplink>> open_uplink(const UplinkConfig& config,
                                                   base::ReactorPool& pool, Fabric& fabric,
                                                   std::function<void()> done);
+// A bond: a port of the switch that has no device until attach() makes it, of the members that it
+// knows by then.
+base::Result<std::unique_ptr<Uplink>> open_bond(const UplinkConfig& config, base::ReactorPool& pool,
+                                                Fabric& fabric, std::function<void()> done);
+// A member, which has no port: plugs its device in, and carries while `bond`, which must outlive
+// it, has that.
+base::Result<std::unique_ptr<Uplink>> open_member(const UplinkConfig& config, Bond& bond);
 
 }  // namespace millrace::vswitch

@@ -11,6 +11,7 @@
 
 #include "base/clock.hpp"
 #include "switch/copy_header.hpp"
+#include "switch/ethdev_bond.hpp"
 #include "switch/ethdev_lending.hpp"
 #include "switch/gso.hpp"
 #include "switch/header.hpp"
@@ -108,6 +109,7 @@ EthdevQueue::EthdevQueue(const EthdevQueueConfig& config, base::Reactor& reactor
       empty_gap_cycles_{base::ns_to_cycles(empty_gap_ns)},
       calm_cycles_{base::ns_to_cycles(calm_ns)},
       slow_cycles_{base::ns_to_cycles(slow_ns)},
+      tend_cycles_{base::ns_to_cycles(bond_tend_ns)},
       segment_{std::make_unique<Packet>()} {
   if (config_.zero_copy_min == 0) return;
   loans_ = std::make_unique<WireLoans>(config_.tx_ring);
@@ -147,6 +149,10 @@ bool EthdevQueue::poll() noexcept {
 }
 
 unsigned EthdevQueue::receive() noexcept {
+  if (config_.bond != BondMode::none && reactor_.round_cycles() - tended_at_ >= tend_cycles_) {
+    tended_at_ = reactor_.round_cycles();
+    bond_tend(config_.device, config_.bond, config_.queue);
+  }
   Mbufs mbufs;
   const unsigned count = rte_eth_rx_burst(config_.device, config_.queue, mbufs.data(), burst_max);
   (count == 0 ? empty_at_ : found_at_) = reactor_.round_cycles();

@@ -22,6 +22,8 @@ struct rte_mempool;
 
 namespace millrace::vswitch {
 
+enum class BondMode : std::uint8_t;
+
 struct EthdevQueueConfig {
   std::uint16_t device = 0, queue = 0;  // DPDK's numbers
   rte_mempool* pool = nullptr;
@@ -35,6 +37,7 @@ struct EthdevQueueConfig {
   std::uint16_t tx_ring = 0;  // descriptors, for zero copy
   bool interrupts = false;    // wake_fd is the driver's interrupt, on while the queue is armed
   std::optional<std::array<std::uint8_t, 6>> mac;  // the only station that may send here
+  BondMode bond{};                                 // of a bond, to be tended to
 };
 
 class EthdevQueue final : public base::Poller, public Port {
@@ -113,9 +116,10 @@ class EthdevQueue final : public base::Poller, public Port {
   Bridge& bridge_;
   PortCounters& counters_;
   const PortId port_;
-  const std::uint64_t empty_gap_cycles_, calm_cycles_, slow_cycles_;
+  const std::uint64_t empty_gap_cycles_, calm_cycles_, slow_cycles_, tend_cycles_;
   std::uint64_t empty_at_ = 0;  // TSC of the last poll that found nothing
   std::uint64_t found_at_ = 0;  // TSC of the last poll that found something
+  std::uint64_t tended_at_ = 0;
   Figures figures_;
   Mbufs sending_;
   std::uint32_t sending_count_ = 0;

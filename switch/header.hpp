@@ -14,8 +14,9 @@ namespace millrace::vswitch {
 namespace ethernet {
 inline constexpr std::size_t header_size = 14, tag_size = 4, addresses_size = 12;
 inline constexpr std::uint16_t ipv4 = 0x0800, ipv6 = 0x86dd;
-inline constexpr std::uint16_t customer_tag = 0x8100;  // 802.1Q
-inline constexpr std::uint16_t service_tag = 0x88a8;   // 802.1ad
+inline constexpr std::uint16_t customer_tag = 0x8100;    // 802.1Q
+inline constexpr std::uint16_t service_tag = 0x88a8;     // 802.1ad
+inline constexpr std::uint16_t slow_protocols = 0x8809;  // LACP
 [[nodiscard]] constexpr bool is_tag(std::uint16_t type) {
   return type == customer_tag || type == service_tag;
 }

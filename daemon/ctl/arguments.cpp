@@ -12,8 +12,19 @@ using nlohmann::json;
 
 // Keys whose value is text, whatever it looks like: a disk may be called 7.
 constexpr std::array<std::string_view, 13> text_keys{
-    "name", "id",     "socket", "mode",        "mac",     "path",    "serial",
+    "name", "id",     "socket", "mode",        "mac",     "path",   "serial",
     "size", "device", "direct", "permissions", "backend", "console"};
+
+// "wan0,wan1"
+json names_in(std::string_view text) {
+  auto names = json::array();
+  for (std::size_t comma = 0; comma != std::string_view::npos;) {
+    comma = text.find(',');
+    names.push_back(text.substr(0, comma));
+    if (comma != std::string_view::npos) text.remove_prefix(comma + 1);
+  }
+  return names;
+}
 
 json value_of(std::string_view key, const std::string& text) {
   if (std::find(text_keys.begin(), text_keys.end(), key) != text_keys.end()) return text;
@@ -21,6 +32,7 @@ json value_of(std::string_view key, const std::string& text) {
     const auto list = json::parse("[" + text + "]", nullptr, false);
     if (!list.is_discarded()) return list;
   }
+  if (key == "members" && !text.starts_with('[')) return names_in(text);
   const auto value = json::parse(text, nullptr, false);
   // "16MiB", a word: text as it is; the daemon says what is wrong with it.
   if (value.is_number() || value.is_boolean() || value.is_array()) return value;

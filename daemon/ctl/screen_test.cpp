@@ -197,9 +197,9 @@ TEST(Screen, ListsAndCounters) {
 }
 
 TEST(Arguments, WordsBecomeWhatTheirKeysTake) {
-  const auto arguments =
-      parse_arguments({"name=7", "queues=2", "trunk=10,20", "readonly=true", "size=1GiB",
-                       "discard_max=16MiB", "device=net_tap0,iface=mill0"});
+  const auto arguments = parse_arguments(
+      {"name=7", "queues=2", "trunk=10,20", "readonly=true", "size=1GiB", "discard_max=16MiB",
+       "device=net_tap0,iface=mill0", "members=wan0,7", "bond=802.3ad"});
   ASSERT_TRUE(arguments);
   EXPECT_EQ(*arguments, (json{{"name", "7"},
                               {"queues", 2},
@@ -207,7 +207,9 @@ TEST(Arguments, WordsBecomeWhatTheirKeysTake) {
                               {"readonly", true},
                               {"size", "1GiB"},
                               {"discard_max", "16MiB"},
-                              {"device", "net_tap0,iface=mill0"}}));
+                              {"device", "net_tap0,iface=mill0"},
+                              {"members", {"wan0", "7"}},
+                              {"bond", "802.3ad"}}));
   EXPECT_EQ(parse_arguments({"name"}).error().message, "\"name\" is not key=value");
   EXPECT_EQ(parse_arguments({"a=1", "a=2"}).error().message, "the key a is given twice");
 }

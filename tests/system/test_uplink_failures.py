@@ -36,18 +36,22 @@ EXPERIMENTAL = 0x88b5  # IEEE 802: nobody's protocol
 RDBAL = 0x2800  # of the e1000e; RDBAH follows
 
 
-def devices():
-    """The NICs of test_uplink_pci, one more behind a root port of its own, and the monitor."""
+def monitor():
+    """QEMU's arguments for what Monitor is inside."""
     folder = tempfile.mkdtemp(prefix="millrace-monitor-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     at = f"{folder}/monitor"
+    return ["-chardev", f"socket,id=monitor,path={at},server=on,wait=off",
+            "-mon", "chardev=monitor,mode=control", "-chardev", f"socket,id=serial,path={at}",
+            "-device", "pci-serial,chardev=serial,addr=14.0"]
+
+
+def devices():
+    """The NICs of test_uplink_pci, one more behind a root port of its own, and the monitor."""
     return test_uplink_pci.DEVICES + [
         "-device", "pcie-root-port,id=rp2,chassis=3,slot=3,addr=13.0",
         "-netdev", "hubport,id=wire3,hubid=1",
-        "-device", "igb,bus=rp2,netdev=wire3,mac=52:54:00:77:00:03",
-        "-chardev", f"socket,id=monitor,path={at},server=on,wait=off",
-        "-mon", "chardev=monitor,mode=control",
-        "-chardev", f"socket,id=serial,path={at}", "-device", "pci-serial,chardev=serial,addr=14.0"]
+        "-device", "igb,bus=rp2,netdev=wire3,mac=52:54:00:77:00:03"] + monitor()
 
 
 def unbind(address):
