@@ -121,6 +121,8 @@ void check_uplink_names(const Config& config, Problems& problems);
 // What keeps an uplink from being a member of a bond: a line that goes on from "member wan0";
 // empty: nothing.
 [[nodiscard]] std::string unfit_as_member(const UplinkEntry& entry);
+// What keeps two uplinks from being there together, for vepa's sake; empty: nothing.
+[[nodiscard]] std::string vepa_conflict(const UplinkEntry& entry, const UplinkEntry& other);
 // Bonds first: a member has to find the one that it is of.
 void sort_uplinks(std::vector<UplinkEntry>& uplinks);
 // Physical functions and addresses that are there twice.

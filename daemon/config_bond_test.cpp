@@ -100,9 +100,12 @@ TEST(BondConfig, RefusesMembersThatCannotBe) {
       {"mac = \"52:54:00:00:00:01\"", "has mac, and a bond hears everybody; leave mac out"},
       {"queues = 2", "has queues or mtu; give them to the bond"},
       {"mtu = 9000", "has queues or mtu; give them to the bond"},
-      {"vlan = 10", "has vlan, trunk or isolated, and no port of its own; give them to the bond"},
+      {"vlan = 10",
+       "has vlan, trunk, isolated or vepa, and no port of its own; give them to the bond"},
+      {"vepa = true",
+       "has vlan, trunk, isolated or vepa, and no port of its own; give them to the bond"},
       {"isolated = true",
-       "has vlan, trunk or isolated, and no port of its own; give them to the bond"}};
+       "has vlan, trunk, isolated or vepa, and no port of its own; give them to the bond"}};
   for (const auto& [keys, why] : unfit) {
     EXPECT_EQ(refused(trunk + uplink("a") + uplink("c") + uplink("b", keys + "\n")),
               (Lines{"m.toml:11:1: [[uplink]] t: member b " + why}));

@@ -141,10 +141,23 @@ UplinkEntry read_uplink(const Value& table, const std::string& title, Problems& 
   // An uplink leads to a whole network: its share of the table is the table.
   uplink.port.addresses_max = 65'536;
   read_switch_side(section, uplink.port);
+  section.flag("vepa", uplink.port.vepa);
   uplink.port.name = uplink.name;
   uplink.port.uplink = true;
   section.finish();
   return entry;
+}
+
+std::string vepa_conflict(const UplinkEntry& entry, const UplinkEntry& other) {
+  const bool its = entry.uplink.port.vepa, others = other.uplink.port.vepa;
+  const bool pair = other.uplink.name == entry.standby || other.standby == entry.uplink.name;
+  if (pair && its != others) {
+    return "it and " + other.uplink.name +
+           " carry in each other's place, and one has vepa; give it to both or to none";
+  }
+  if (pair || !its || !others) return {};
+  return other.uplink.name +
+         " has vepa already, and guests reach each other by one uplink; leave it out";
 }
 
 void check_uplink_names(const Config& config, Problems& problems) {
@@ -173,6 +186,12 @@ void check_uplink_names(const Config& config, Problems& problems) {
     }
   }
   check_bonds(config, problems);
+  for (auto entry = config.uplinks.begin(); entry != config.uplinks.end(); ++entry) {
+    for (auto other = config.uplinks.begin(); other != entry; ++other) {
+      const auto why = vepa_conflict(*entry, *other);
+      if (!why.empty()) problems.add(entry->at, "[[uplink]] " + entry->uplink.name + ": " + why);
+    }
+  }
   for (const auto& port : config.ports) {
     if (port.follow_uplink.empty() || find(port.follow_uplink) != config.uplinks.end()) continue;
     problems.add(port.at, "[[port]] " + port.device.name + ": follow_uplink " + port.follow_uplink +

@@ -298,6 +298,22 @@ TEST(Config, RefusesUplinksThatAreNamedInVain) {
                    "[[uplink]]"}));
 }
 
+TEST(Config, HasOneWayOutForVepa) {
+  const auto uplink = [](const std::string& name, const std::string& more) {
+    return "[[uplink]]\nname = \"" + name + "\"\ndevice = \"net_" + name + "\"\n" + more;
+  };
+  const std::string vepa = "vepa = true\n", standby = "standby = \"b\"\n";
+  EXPECT_FALSE(parsed(uplink("a", "")).uplinks[0].uplink.port.vepa);
+  EXPECT_TRUE(parsed(uplink("a", vepa) + uplink("b", "")).uplinks[0].uplink.port.vepa);
+  EXPECT_TRUE(parsed(uplink("a", vepa + standby) + uplink("b", vepa)).uplinks[1].uplink.port.vepa);
+  EXPECT_EQ(refused(uplink("a", vepa) + uplink("b", vepa)),
+            (Lines{"m.toml:5:1: [[uplink]] b: a has vepa already, and guests reach each other by "
+                   "one uplink; leave it out"}));
+  EXPECT_EQ(refused(uplink("a", vepa + standby) + uplink("b", "")),
+            (Lines{"m.toml:6:1: [[uplink]] b: it and a carry in each other's place, and one has "
+                   "vepa; give it to both or to none"}));
+}
+
 TEST(Config, ReadsAnUplinkFromThePool) {
   const auto config = parsed(R"(
 [[uplink]]

@@ -254,6 +254,7 @@ json uplink_status(Topology& topology, const UplinkUnit& unit) {
   uplink.update(switch_side(unit.config.uplink.port));
   const auto& care = unit.care;
   uplink["standby"] = unit.config.standby.empty() ? json() : json(unit.config.standby);
+  uplink["vepa"] = unit.config.uplink.port.vepa;
   add_bond(topology, unit, uplink);
   uplink["state"] = unit.state == UnitState::starting   ? "starting"
                     : unit.state == UnitState::stopping ? "stopping"

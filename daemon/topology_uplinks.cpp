@@ -12,6 +12,7 @@ namespace millrace::daemon {
 std::string Topology::standby_conflict(const UplinkEntry& entry) const {
   const auto& name = entry.uplink.name;
   for (const auto& [other, unit] : uplinks_) {
+    if (auto why = vepa_conflict(entry, unit->config); !why.empty()) return why;
     const auto& its = unit->config.standby;
     if (its == name && !entry.standby.empty()) {
       return "it is the standby of " + other + " and can have none itself";

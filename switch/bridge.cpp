@@ -104,6 +104,20 @@ Endpoint* Shard::forward_one(ShardPort& from, Packet& packet, unsigned at) noexc
   return to == nullptr ? flood(from, packet, at) : unicast(from, *to, packet, at);
 }
 
+const ShardPort* Shard::sender_of(const ShardPort& from, const Packet& packet) noexcept {
+  if (!from.vepa) return nullptr;
+  const MacKey source = mac_key(packet.header.data() + 6, packet.vlan);
+  const ShardPort* home = table_->find(addresses_.find(source, now()));
+  return home == nullptr || home->uplink ? nullptr : home;
+}
+
+bool Shard::parted(const ShardPort& from, const ShardPort* sender,
+                   const ShardPort& to) const noexcept {
+  const bool isolated = from.isolated || (sender != nullptr && sender->isolated);
+  const bool both_guests = table_->vepa != ShardTable::absent && !from.uplink && !to.uplink;
+  return &to == &from || &to == sender || (isolated && to.isolated) || both_guests;
+}
+
 // Shape, offload request, reserved addresses, VLAN.
 bool Shard::admit(const ShardPort& from, Packet& packet) const noexcept {
   const bool shape = packet.header_size >= ethernet::header_size &&
@@ -165,6 +179,7 @@ MacTable::Learned Shard::learn(const ShardPort& from, const Packet& packet) noex
   const std::byte* source = packet.header.data() + 6;
   const MacKey key = mac_key(source, packet.vlan);
   const bool usable = !is_group(source) && mac_key(source, 0) != 0;
+  if (from.vepa && sender_of(from, packet) != nullptr) return Learned::known;  // it lives there
   const Learned learned =
       usable ? addresses_.learn(key, from.id, from.quota, now()) : Learned::forbidden;
   if (learned == Learned::news) tell({key, from.id});
@@ -183,8 +198,15 @@ void Shard::tell(const LearnEvent& event) noexcept {
 }
 
 Endpoint* Shard::unicast(ShardPort& from, ShardPort& to, Packet& packet, unsigned at) noexcept {
-  if (&from == &to) return from.counters->drop_hairpin.add(), nullptr;
-  if (from.isolated && to.isolated) return from.counters->drop_isolated.add(), nullptr;
+  const ShardPort* sender = sender_of(from, packet);
+  if (&to == &from || &to == sender) return from.counters->drop_hairpin.add(), nullptr;
+  const bool isolated = from.isolated || (sender != nullptr && sender->isolated);
+  if (isolated && to.isolated) return from.counters->drop_isolated.add(), nullptr;
+  if (table_->vepa != ShardTable::absent && !from.uplink && !to.uplink) {
+    ShardPort& out = table_->ports[table_->vepa];
+    if (!out.is_in(packet.vlan)) return from.counters->drop_vlan.add(), nullptr;
+    return unicast(from, out, packet, at);
+  }
   Endpoint* endpoint = choose(to, packet);
   if (endpoint == nullptr) return to.counters->drop_no_queue.add(), nullptr;
   if (endpoint->reactor == index_) {
@@ -214,11 +236,12 @@ Endpoint* Shard::flood_here(const ShardPort& from, Packet& packet, unsigned at,
                             std::uint16_t table) noexcept {
   const VlanMembers* vlan = table_->find_vlan(packet.vlan);
   if (vlan == nullptr) return nullptr;
+  const ShardPort* sender = sender_of(from, packet);
   Endpoint* only = nullptr;
   unsigned receivers = 0;
   for (std::uint32_t i = 0; i < vlan->local_count; ++i) {
     const ShardPort& to = table_->ports[table_->members[vlan->first + i]];
-    if (&to == &from || (from.isolated && to.isolated)) continue;
+    if (parted(from, sender, to)) continue;
     Endpoint* endpoint = choose(to, packet);
     ++receivers;
     if (endpoint == nullptr) {
@@ -235,9 +258,10 @@ Endpoint* Shard::flood_here(const ShardPort& from, Packet& packet, unsigned at,
 
 void Shard::count_lost_flood(const ShardPort& from, Packet& packet, unsigned reactor) noexcept {
   const VlanMembers& vlan = *table_->find_vlan(packet.vlan);
+  const ShardPort* sender = sender_of(from, packet);
   for (std::uint32_t i = 0; i < vlan.count; ++i) {
     const ShardPort& to = table_->ports[table_->members[vlan.first + i]];
-    if (&to == &from || (from.isolated && to.isolated)) continue;
+    if (parted(from, sender, to)) continue;
     const Endpoint* endpoint = choose(to, packet);
     if (endpoint != nullptr && endpoint->reactor == reactor) to.counters->drop_link_full.add();
   }

@@ -192,6 +192,106 @@ TEST(Bridge, IsolatedPortsReachOnlyOthers) {
   EXPECT_EQ(end_b.received, 2u);
 }
 
+PortConfig vepa_uplink() {
+  PortConfig config;
+  config.uplink = config.vepa = true;
+  return config;
+}
+
+// Guests a and b on any reactors, the way out on the last one.
+TEST(Bridge, VepaSendsGuestsFramesOutAndTakesThemBack) {
+  for (const unsigned reactors : {1u, 2u}) {
+    Switchboard board{reactors};
+    const PortId a = board.port({}), b = board.port({}), c = board.port({}),
+                 wire = board.port(vepa_uplink());
+    auto &end_a = board.endpoint(a), &end_b = board.endpoint(b, reactors - 1),
+         &end_c = board.endpoint(c), &end_wire = board.endpoint(wire, reactors - 1);
+    const auto back = [&](const Bytes& frame) { board.send(wire, {frame}, reactors - 1); };
+    const auto expect = [&](unsigned at_a, unsigned at_b, unsigned at_c, unsigned at_wire) {
+      EXPECT_EQ(end_a.received, at_a);
+      EXPECT_EQ(end_b.received, at_b);
+      EXPECT_EQ(end_c.received, at_c);
+      EXPECT_EQ(end_wire.received, at_wire);
+    };
+    // To everybody: out alone, and back to all but its sender, whose place stays.
+    const Bytes hello = plain_frame(everybody, mac(1));
+    board.send(a, {hello});
+    expect(0, 0, 0, 1);
+    EXPECT_EQ(end_wire.frame(0), hello);
+    back(hello);
+    expect(0, 1, 1, 1);
+    for (const auto& each : board.addresses()) EXPECT_EQ(each.port, a);
+    // To a station that is known here.
+    const Bytes answer = plain_frame(mac(1), mac(2));
+    board.send(b, {answer, answer}, reactors - 1);
+    expect(0, 1, 1, 3);
+    back(answer);
+    expect(1, 1, 1, 3);
+    EXPECT_EQ(end_a.frame(0), answer);
+    // To nobody's, which comes back, too.
+    board.send(a, {plain_frame(mac(9), mac(1))});
+    expect(1, 1, 1, 4);
+    back(plain_frame(mac(9), mac(1)));
+    expect(1, 2, 2, 4);
+    // From outside.
+    back(plain_frame(mac(2), mac(8)));
+    expect(1, 3, 2, 4);
+    back(plain_frame(everybody, mac(8)));
+    expect(2, 4, 3, 4);
+    // What comes back to where it came from.
+    back(plain_frame(mac(1), mac(1)));
+    expect(2, 4, 3, 4);
+    EXPECT_EQ(board.counters(wire, reactors - 1).drop_hairpin.get(), 1u);
+  }
+}
+
+TEST(Bridge, VepaKeepsStaticAddressesIsolationAndVlans) {
+  Switchboard board;
+  PortConfig alone;
+  alone.isolated = true;
+  alone.static_macs = {mac(1)};
+  const PortId a = board.port(alone);
+  alone.static_macs = {mac(2)};
+  const PortId b = board.port(alone), wire = board.port(vepa_uplink()),
+               other = board.port(access(10)), same = board.port(access(10));
+  auto &end_a = board.endpoint(a), &end_b = board.endpoint(b), &end_wire = board.endpoint(wire);
+  auto& end_same = board.endpoint(same);
+  board.endpoint(other);
+  // Both isolated: neither here nor by the way round.
+  board.send(a, {plain_frame(mac(2), mac(1))});
+  EXPECT_EQ(end_wire.received, 0u);
+  EXPECT_EQ(board.counters(a).drop_isolated.get(), 1u);
+  board.send(wire, {plain_frame(mac(2), mac(1)), plain_frame(everybody, mac(1))});
+  EXPECT_EQ(board.counters(wire).drop_isolated.get(), 1u);
+  EXPECT_EQ(board.counters(wire).drop_source.get(), 0u);
+  EXPECT_EQ(end_a.received + end_b.received, 0u);
+  // A VLAN that the way out is not in leads nowhere.
+  board.send(same, {plain_frame(everybody, mac(3))});
+  board.send(other, {plain_frame(mac(3), mac(4)), plain_frame(everybody, mac(4))});
+  EXPECT_EQ(end_same.received + end_wire.received, 0u);
+  EXPECT_EQ(board.counters(other).drop_vlan.get(), 1u);
+}
+
+// An uplink that does not carry: guests do not reach each other behind its back; of two, the one
+// that does is the way.
+TEST(Bridge, VepaGoesByTheUplinkThatCarries) {
+  Switchboard board;
+  const PortId first = board.port(vepa_uplink()), second = board.port(vepa_uplink()),
+               a = board.port({}), b = board.port({});
+  auto &end_a = board.endpoint(a), &end_b = board.endpoint(b);
+  board.send(b, {plain_frame(everybody, mac(2))});
+  board.send(a, {plain_frame(mac(2), mac(1))});
+  EXPECT_EQ(end_a.received + end_b.received, 0u);
+  auto& end_second = board.endpoint(second);
+  board.send(a, {plain_frame(mac(2), mac(1))});
+  EXPECT_EQ(end_second.received, 1u);
+  board.finish([&](Fabric::Done done) { board.fabric().remove_endpoint(second, 0, done); });
+  end_second.gone = true;
+  auto& end_first = board.endpoint(first);
+  board.send(a, {plain_frame(mac(2), mac(1))});
+  EXPECT_EQ(end_first.received, 1u);
+}
+
 // A guest must not speak to a bond's partner: LACP is known by its type, whatever the address.
 TEST(Bridge, DropsSlowProtocols) {
   Switchboard board;

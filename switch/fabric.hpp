@@ -26,6 +26,10 @@ struct PortConfig {
   std::vector<std::uint16_t> trunk;  // not empty: tagged frames of these VLANs
   bool isolated = false;             // reaches only ports that are not isolated
   bool uplink = false;
+  // Of an uplink: the switch at its other end decides what guests may say to each other. While such
+  // a port is there, no frame goes from one guest's port to another's; it goes out here, and comes
+  // back to whom it is for. At most one with endpoints.
+  bool vepa = false;
   unsigned addresses_max = 1024;  // learned addresses (quota)
   std::vector<Mac> static_macs;   // known from the start, never aged; nobody else may use them
 };

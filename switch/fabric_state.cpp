@@ -52,6 +52,8 @@ std::unique_ptr<ShardTable> FabricState::make_table(unsigned reactor) const {
     port.id = id;
     port.access_vlan = state->config.access_vlan;
     port.isolated = state->config.isolated;
+    port.uplink = state->config.uplink;
+    port.vepa = state->config.vepa;
     port.quota = state->config.addresses_max;
     port.trunk = state->trunk;
     port.counters = &state->counters[reactor].counters;
@@ -67,6 +69,9 @@ std::unique_ptr<ShardTable> FabricState::make_table(unsigned reactor) const {
       port.choice = state->endpoints.size() == 1 ? Choice::only : Choice::spread;
     }
     if (state->steering != nullptr) add_targets(*table, port, *state->steering);
+    if (port.vepa && (table->vepa == ShardTable::absent || port.choice != Choice::none)) {
+      table->vepa = at;
+    }
     table->ports.push_back(std::move(port));
     for (const auto vlan : vlans_of(state->config)) members[vlan].push_back(at);
   }

@@ -77,6 +77,11 @@ class Shard final : public Bridge {
   // Step 1.
   void prefetch(const ShardPort& from, std::span<const Packet> packets) noexcept;
   void judge(ShardPort& from, std::span<Packet> packets, unsigned at) noexcept;
+  // VEPA: the port whose guest sent what comes back by `from`; nullptr: that is not what came.
+  [[nodiscard]] const ShardPort* sender_of(const ShardPort& from, const Packet& packet) noexcept;
+  // Whether what came from `from`, and before that from `sender`, may not go to `to`.
+  [[nodiscard]] bool parted(const ShardPort& from, const ShardPort* sender,
+                            const ShardPort& to) const noexcept;
   Endpoint* forward_one(ShardPort& from, Packet& packet, unsigned at) noexcept;
   [[nodiscard]] bool admit(const ShardPort& from, Packet& packet) const noexcept;
   [[nodiscard]] bool classify_vlan(const ShardPort& from, Packet& packet) const noexcept;

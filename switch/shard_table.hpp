@@ -49,6 +49,7 @@ struct ShardPort {
   PortId id = no_port;
   std::uint16_t access_vlan = 0;
   bool isolated = false;
+  bool uplink = false, vepa = false;
   std::uint32_t quota = 0;
   std::shared_ptr<const VlanSet> trunk;  // nullptr: an access port
   PortCounters* counters = nullptr;      // of this reactor
@@ -59,6 +60,9 @@ struct ShardPort {
   std::shared_ptr<const PacketHash> hash;
   std::uint32_t first_target = 0, target_mask = 0;
 
+  [[nodiscard]] bool is_in(std::uint16_t vlan) const noexcept {
+    return vlan == access_vlan ? takes_untagged() : trunk != nullptr && trunk->test(vlan);
+  }
   // What it does with untagged frames: 0 on a trunk means that there is no native VLAN.
   [[nodiscard]] bool takes_untagged() const noexcept { return !trunk || access_vlan != 0; }
   [[nodiscard]] bool tags(std::uint16_t vlan) const noexcept {
@@ -76,6 +80,9 @@ struct ShardTable {
   static constexpr std::uint16_t absent = 0xffff;
 
   std::uint16_t number = 0;  // counts endpoints that began to move; goes round
+  // The port by which guests reach each other, by position: one with an endpoint where there is
+  // one. Absent: they do so here.
+  std::uint16_t vepa = absent;
   std::array<std::uint16_t, ports_max> by_id;
   std::array<std::uint16_t, vlans_max> by_vlan;
   std::vector<ShardPort> ports;
