@@ -84,6 +84,7 @@ void Shard::judge(ShardPort& from, std::span<Packet> packets, unsigned at) noexc
   Packet& packet = packets[at];
   packet.source = from.id;
   if (!admit(from, packet)) return;
+  if (from.alone) return forward_alone(from, packet, at);
   const Stations stations{packet};
   if (last_.endpoint != nullptr && last_.stations == stations && last_.vlan == packet.vlan) {
     return mark(*last_.endpoint, last_.tagged, at);
@@ -94,6 +95,14 @@ void Shard::judge(ShardPort& from, std::span<Packet> packets, unsigned at) noexc
   Endpoint* only = forward_one(from, packet, at);
   if (only == nullptr || learned == MacTable::Learned::refused) return;  // those are counted
   last_ = {stations, packet.vlan, table_->ports[only->owner].tags(packet.vlan), only};
+}
+
+// Whatever its addresses are.
+void Shard::forward_alone(ShardPort& from, Packet& packet, unsigned at) noexcept {
+  ShardPort* to = table_->find(from.partner);
+  if (to == nullptr) return from.counters->drop_isolated.add();
+  if (!to->is_in(packet.vlan)) return from.counters->drop_vlan.add();
+  static_cast<void>(unicast(from, *to, packet, at));
 }
 
 Endpoint* Shard::forward_one(ShardPort& from, Packet& packet, unsigned at) noexcept {

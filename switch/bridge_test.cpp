@@ -361,5 +361,49 @@ TEST(Bridge, IgnoresAPortThatIsGone) {
   board.send(no_port, {plain_frame(everybody, mac(1))});
 }
 
+PortConfig alone(PortConfig config = {}) {
+  config.alone = true;
+  return config;
+}
+
+TEST(Bridge, APairTalksPastAllAddressesAndToNobodyElse) {
+  Switchboard board;
+  const PortId guest = board.port(alone()), wire = board.port(alone()), other = board.port({});
+  auto& at_guest = board.endpoint(guest);
+  auto& at_wire = board.endpoint(wire);
+  auto& at_other = board.endpoint(other);
+  const Bytes to_all = plain_frame(everybody, mac(1)), to_other = plain_frame(mac(3), mac(1));
+  board.send(guest, {to_all});
+  EXPECT_EQ(board.counters(guest).drop_isolated.get(), 1u);
+  board.finish([&](auto done) { board.fabric().pair(guest, wire, done); });
+  board.send(other, {plain_frame(everybody, mac(3)), plain_frame(mac(1), mac(3))});
+  EXPECT_EQ(at_guest.received + at_wire.received, 0u);
+  board.send(guest, {to_all, to_other});
+  ASSERT_EQ(at_wire.received, 2u);
+  EXPECT_EQ(at_wire.frame(1), to_other);
+  board.send(wire, {to_other});
+  EXPECT_EQ(at_guest.received, 1u);
+  EXPECT_EQ(at_other.received, 0u);
+  for (const auto& address : board.addresses()) EXPECT_EQ(address.port, other);
+}
+
+TEST(Bridge, APairKeepsItsVlansAndEndsWithAPort) {
+  Switchboard board;
+  const PortId guest = board.port(alone(access(10))), wire = board.port(alone(trunk({10})));
+  const PortId plain = board.port(alone());
+  auto& at_wire = board.endpoint(wire);
+  board.finish([&](auto done) { board.fabric().pair(guest, wire, done); });
+  board.send(guest, {plain_frame(mac(2), mac(1))});
+  ASSERT_EQ(at_wire.received, 1u);
+  EXPECT_EQ(get16(at_wire.frame(0), 12), 0x8100u);
+  board.send(wire, {plain_frame(mac(1), mac(2))});
+  EXPECT_EQ(board.counters(wire).drop_vlan.get(), 1u);
+  board.finish([&](auto done) { board.fabric().remove_port(guest, done); });
+  board.finish([&](auto done) { board.fabric().pair(plain, wire, done); });
+  board.send(plain, {plain_frame(mac(2), mac(1))});
+  EXPECT_EQ(at_wire.received, 1u);
+  EXPECT_EQ(board.counters(plain).drop_vlan.get(), 1u);
+}
+
 }  // namespace
 }  // namespace millrace::vswitch

@@ -20,7 +20,7 @@ struct PortCounters {
   base::Counter drop_vlan;       // a tag that this port may not use
   base::Counter drop_source;     // multicast source address, or another port's static address
   base::Counter drop_reserved;   // 01:80:c2:00:00:0x, which no bridge forwards (802.1Q 8.6.3)
-  base::Counter drop_isolated;   // both ports are isolated
+  base::Counter drop_isolated;   // both ports are isolated, or one is alone
   base::Counter drop_hairpin;    // the destination is the port it came from
   base::Counter filtered;        // the receiver's own driver asked not to be given it: no drop
   base::Counter learn_refused;   // the port's address quota is used up (the frame still passes)

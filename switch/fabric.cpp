@@ -87,6 +87,7 @@ class FabricOverCommands final : public Fabric {
     state_->ports.at(port)->steering = std::move(steering);
     state_->publish({}, std::move(done));
   }
+  void pair(PortId one, PortId other, Done done) override;
   Bridge& bridge(unsigned reactor) override { return *state_->shards.at(reactor); }
   PortCounters& counters(PortId port, unsigned reactor) override {
     return state_->ports.at(port)->counters.at(reactor).counters;
@@ -120,6 +121,7 @@ base::Result<PortId> FabricOverCommands::free_id() {
 
 base::Result<std::vector<MacKey>> FabricOverCommands::static_keys(const PortConfig& config) const {
   std::vector<MacKey> keys;
+  if (config.alone) return keys;  // nobody looks for them
   for (const Mac& mac : config.static_macs) {
     for (const auto vlan : FabricState::vlans_of(config)) {
       const auto key = mac_key(std::as_bytes(std::span{mac}).data(), vlan);
@@ -172,6 +174,9 @@ void FabricOverCommands::remove_port(PortId id, Done done) {
   // links.
   std::shared_ptr<PortState> port = std::move(found->second);
   state_->ports.erase(found);
+  for (auto& [other, its] : state_->ports) {
+    if (its->partner == id) its->partner = no_port;
+  }
   state_->leaving.insert(id);
   state_->publish({}, [state = state_, port, id, done] {
     state->on_all([](Shard& shard) { shard.drain(); },
@@ -200,6 +205,14 @@ void FabricOverCommands::remove_endpoint(PortId port, unsigned slot, Done done) 
   auto& endpoints = state_->ports.at(port)->endpoints;
   CHECK(endpoints.contains(slot) && !endpoints.at(slot).moving);
   endpoints.erase(slot);
+  state_->publish({}, std::move(done));
+}
+
+void FabricOverCommands::pair(PortId one, PortId other, Done done) {
+  PortState &first = *state_->ports.at(one), &second = *state_->ports.at(other);
+  CHECK(first.config.alone && second.config.alone);
+  CHECK(first.partner == no_port && second.partner == no_port);
+  first.partner = other, second.partner = one;
   state_->publish({}, std::move(done));
 }
 

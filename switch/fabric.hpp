@@ -25,6 +25,7 @@ struct PortConfig {
   std::uint16_t access_vlan = 0;     // 0: untagged world; else 1..4094
   std::vector<std::uint16_t> trunk;  // not empty: tagged frames of these VLANs
   bool isolated = false;             // reaches only ports that are not isolated
+  bool alone = false;                // reaches only the port that it is paired with
   bool uplink = false;
   // Of an uplink: the switch at its other end decides what guests may say to each other. While such
   // a port is there, no frame goes from one guest's port to another's; it goes out here, and comes
@@ -71,6 +72,9 @@ class Fabric {
   // From done() on the port's owner says by which slot a packet is received; nullptr: the port
   // spreads its flows by itself again. A slot without an endpoint drops (drop_no_queue).
   virtual void set_steering(PortId port, std::shared_ptr<const Steering> steering, Done done) = 0;
+  // Two ports that are alone, each at most in one pair: what one sends gets to the other, past all
+  // addresses. It ends when one of them is removed.
+  virtual void pair(PortId one, PortId other, Done done) = 0;
   // The reactor's shard. The pointer stays valid as long as the Fabric.
   [[nodiscard]] virtual Bridge& bridge(unsigned reactor) = 0;
   // This port's counters on one reactor: a Port on that reactor adds to them. Stable until

@@ -54,6 +54,8 @@ std::unique_ptr<ShardTable> FabricState::make_table(unsigned reactor) const {
     port.isolated = state->config.isolated;
     port.uplink = state->config.uplink;
     port.vepa = state->config.vepa;
+    port.alone = state->config.alone;
+    port.partner = state->partner;
     port.quota = state->config.addresses_max;
     port.trunk = state->trunk;
     port.counters = &state->counters[reactor].counters;
@@ -73,6 +75,7 @@ std::unique_ptr<ShardTable> FabricState::make_table(unsigned reactor) const {
       table->vepa = at;
     }
     table->ports.push_back(std::move(port));
+    if (state->config.alone) continue;  // nothing is flooded to it
     for (const auto vlan : vlans_of(state->config)) members[vlan].push_back(at);
   }
   add_vlans(*table, reactor, members);

@@ -40,6 +40,7 @@ struct PortState {
     std::optional<Moving> moving;
   };
   PortConfig config;
+  PortId partner = no_port;
   std::shared_ptr<const VlanSet> trunk;  // nullptr: an access port
   std::vector<MacKey> statics;
   std::map<unsigned, Place> endpoints;        // by slot

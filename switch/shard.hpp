@@ -82,6 +82,7 @@ class Shard final : public Bridge {
   // Whether what came from `from`, and before that from `sender`, may not go to `to`.
   [[nodiscard]] bool parted(const ShardPort& from, const ShardPort* sender,
                             const ShardPort& to) const noexcept;
+  void forward_alone(ShardPort& from, Packet& packet, unsigned at) noexcept;
   Endpoint* forward_one(ShardPort& from, Packet& packet, unsigned at) noexcept;
   [[nodiscard]] bool admit(const ShardPort& from, Packet& packet) const noexcept;
   [[nodiscard]] bool classify_vlan(const ShardPort& from, Packet& packet) const noexcept;

@@ -50,6 +50,8 @@ struct ShardPort {
   std::uint16_t access_vlan = 0;
   bool isolated = false;
   bool uplink = false, vepa = false;
+  bool alone = false;
+  PortId partner = no_port;  // of one that is alone
   std::uint32_t quota = 0;
   std::shared_ptr<const VlanSet> trunk;  // nullptr: an access port
   PortCounters* counters = nullptr;      // of this reactor

@@ -131,6 +131,7 @@ class FakeFabric final : public vswitch::Fabric {
     steering = std::move(given);
     loop_.defer(std::move(done));
   }
+  void pair(vswitch::PortId, vswitch::PortId, Done done) override { loop_.defer(std::move(done)); }
   vswitch::Bridge& bridge(unsigned reactor) override { return bridges.at(reactor); }
   vswitch::PortCounters& counters(vswitch::PortId, unsigned reactor) override {
     return counters_.at(reactor);
