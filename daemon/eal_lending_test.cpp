@@ -150,7 +150,7 @@ TEST_F(EthdevLending, ADeviceThatIsClosedIsNotAskedAndKeepsNothing) {
   nic.reset();
   on(&EthdevQueue::abandon);
   EXPECT_EQ(lender.released, lender.held);
-  EXPECT_TRUE(queue->done_with(queue->lent()));
+  EXPECT_TRUE(queue->done_with(queue->given()));
 }
 
 TEST_F(EthdevLending, MemoryIsSwappedAtOnceAndAnsweredWhenTheDeviceIsDoneWithTheOld) {

@@ -94,6 +94,8 @@ void RxPort::deliver(std::span<const Packet* const> packets) noexcept {
   const base::LoadSample sample{*reactor_, *this};
   virtio::Queue& q = queue();
   if (quiesced_ || !q.enabled()) return side_.counters->drop_no_queue.add(packets.size());
+  // The next buffers are a device's: what is not its own does not get past it.
+  if (!drained()) return side_.counters->drop_no_queue.add(packets.size());
   if (q.fault() != Fault::none) return side_.counters->drop_queue_fault.add(packets.size());
   written_ = written_bytes_ = 0;
   fault_ = Fault::none;

@@ -5,7 +5,8 @@
 // source's memory. What the guest did not negotiate is done here: checksums are completed, large
 // packets are segmented. The driver is signalled once a burst.
 //
-// Kicks stay off for ever: a new buffer is found when a packet needs it.
+// Kicks stay off for ever: a new buffer is found when a packet needs it. A device that serves this
+// queue alone fills its buffers by itself (rx_port_direct.cpp).
 // Thread: the owning reactor, but for the constructor (control).
 #pragma once
 
@@ -13,12 +14,14 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "net/call_pacer.hpp"
 #include "net/frame.hpp"
 #include "net/offload.hpp"
 #include "net/rx_filter.hpp"
 #include "net/switch_side.hpp"
+#include "switch/direct_sink.hpp"
 #include "switch/packet_hash.hpp"
 #include "switch/port.hpp"
 #include "virtio/chain.hpp"
@@ -33,7 +36,7 @@ struct RxSettings {
   Pace pace;
 };
 
-class RxPort final : public virtio::QueueWorker, public vswitch::Port {
+class RxPort final : public virtio::QueueWorker, public vswitch::Port, public vswitch::DirectSink {
  public:
   // Buffers of one packet: num_buffers has 16 bits; 1024 of 64 bytes hold the longest packet.
   static constexpr std::size_t buffers_max = 1024;
@@ -57,13 +60,25 @@ class RxPort final : public virtio::QueueWorker, public vswitch::Port {
   // deliver() does all there is to do, but for calls that are held back.
   [[nodiscard]] bool may_rest() const noexcept override { return !pacer_.paces(); }
 
-  [[nodiscard]] bool can_move() const noexcept override { return true; }
+  [[nodiscard]] bool can_move() const noexcept override { return posted_.empty(); }
   void attached(base::Reactor& reactor) noexcept override;
   void enabled_changed(bool) noexcept override {}
   void quiesce() noexcept override;
-  [[nodiscard]] bool drained() noexcept override { return true; }
-  [[nodiscard]] bool memory_released() noexcept override { return true; }
+  // What a device may fill is taken from it first, by control.
+  [[nodiscard]] bool drained() noexcept override { return posted_first_ == posted_next_; }
+  [[nodiscard]] bool memory_released() noexcept override { return drained(); }
   void detached(base::Reactor& reactor) noexcept override;
+
+  // Its buffers may be given to a device; it stays on its reactor. Control, before it is attached.
+  void be_direct();
+  [[nodiscard]] vswitch::DirectSink::Taken take(std::uint32_t bytes,
+                                                std::byte*& place) noexcept override;
+  void untake() noexcept override;
+  [[nodiscard]] std::size_t taken() const noexcept override { return posted_next_ - posted_over_; }
+  [[nodiscard]] std::byte* first() const noexcept override;
+  void fill(std::uint32_t bytes, bool checksum_verified) noexcept override;
+  void publish() noexcept override;
+  void give_back() noexcept override;
 
   // Frames that the guest got. Thread: any.
   [[nodiscard]] const QueueTraffic& traffic() const noexcept { return traffic_; }
@@ -111,6 +126,22 @@ class RxPort final : public virtio::QueueWorker, public vswitch::Port {
   [[nodiscard]] bool exceeds_mtu(const vswitch::Packet& packet) const noexcept;
   void count(Outcome outcome) noexcept;
 
+  // A buffer that a device may fill, and where the ring stood before it was taken.
+  struct Posted {
+    virtio::Segment buffer;
+    virtio::Ticket ticket;
+    virtio::Mark before;
+  };
+  // An Ethernet header and two tags, of frames that nobody looks at.
+  static constexpr std::uint32_t direct_link_header = 22;
+  [[nodiscard]] bool takes_direct() const noexcept;
+  [[nodiscard]] const Posted& posted(std::size_t at) const noexcept {
+    return posted_[at & (posted_.size() - 1)];
+  }
+  [[nodiscard]] Posted& posted(std::size_t at) noexcept {
+    return posted_[at & (posted_.size() - 1)];
+  }
+
   const std::size_t header_size_;
   const bool mergeable_, reports_hash_;
   const std::uint16_t mtu_;
@@ -126,6 +157,11 @@ class RxPort final : public virtio::QueueWorker, public vswitch::Port {
   virtio::Fault fault_ = virtio::Fault::none;  // found in this burst
   std::uint64_t delivered_at_ = 0;             // TSC of the round of the last burst
   QueueTraffic traffic_;
+
+  std::vector<Posted> posted_;  // a ring; empty: none is ever given to a device
+  // Of those: the first that is not the guest's again, the first whose turn is not over, the end.
+  std::size_t posted_first_ = 0, posted_over_ = 0, posted_next_ = 0;
+  std::uint64_t direct_given_ = 0, direct_written_ = 0, direct_bytes_ = 0;  // of this burst
 
   struct Used {
     virtio::Ticket ticket;

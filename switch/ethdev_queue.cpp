@@ -111,6 +111,10 @@ EthdevQueue::EthdevQueue(const EthdevQueueConfig& config, base::Reactor& reactor
       slow_cycles_{base::ns_to_cycles(slow_ns)},
       tend_cycles_{base::ns_to_cycles(bond_tend_ns)},
       segment_{std::make_unique<Packet>()} {
+  if (config_.direct != nullptr) {
+    direct_ = std::make_unique<DirectReceive>(*config_.direct, config_.direct_frame_max, regions_);
+    regions_ = std::make_shared<const DmaRegions>();
+  }
   if (config_.zero_copy_min == 0) return;
   loans_ = std::make_unique<WireLoans>(config_.tx_ring);
   lending_ = std::make_unique<Lending>();
@@ -120,6 +124,7 @@ EthdevQueue::EthdevQueue(const EthdevQueueConfig& config, base::Reactor& reactor
 EthdevQueue::~EthdevQueue() = default;
 
 void EthdevQueue::start() noexcept {
+  if (std::exchange(polled_, true)) return;
   forget_device();  // from now on poll() looks
   // Gives this thread a cache in every mempool; without one it works, a little slower.
   if (rte_lcore_id() == LCORE_ID_ANY) static_cast<void>(rte_thread_register());
@@ -133,6 +138,7 @@ void EthdevQueue::start() noexcept {
 }
 
 void EthdevQueue::stop() noexcept {
+  if (!std::exchange(polled_, false)) return;
   reactor_.remove(*this);
   if (config_.wake_fd >= 0) reactor_.unwatch(config_.wake_fd);
   if (loans_ != nullptr && loans_->any()) lending_->leftovers.begin(*this);
@@ -153,16 +159,22 @@ unsigned EthdevQueue::receive() noexcept {
     tended_at_ = reactor_.round_cycles();
     bond_tend(config_.device, config_.bond, config_.queue);
   }
+  if (direct_ != nullptr) direct_->begin(reactor_.round_cycles());
   Mbufs mbufs;
   const unsigned count = rte_eth_rx_burst(config_.device, config_.queue, mbufs.data(), burst_max);
   (count == 0 ? empty_at_ : found_at_) = reactor_.round_cycles();
   if (count == 0) return 0;
   figures_.received.add(count);
+  std::size_t first = 0;
+  if (direct_ != nullptr) {
+    first = direct_->accept({mbufs.data(), count}, counters_);
+    direct_->note_copied(count - first);
+  }
   // Some drivers leave a frame where the device has put it: in memory.
-  for (unsigned i = 0; i < count; ++i) __builtin_prefetch(rte_pktmbuf_mtod(mbufs[i], void*));
+  for (auto i = first; i < count; ++i) __builtin_prefetch(rte_pktmbuf_mtod(mbufs[i], void*));
   auto& packets = bridge_.burst();
   unsigned filled = 0;
-  for (unsigned i = 0; i < count; ++i) {
+  for (auto i = first; i < count; ++i) {
     if (describe(*mbufs[i], packets[filled])) {
       ++filled;
     } else {
@@ -172,6 +184,23 @@ unsigned EthdevQueue::receive() noexcept {
   bridge_.forward(port_, std::span{packets}.first(filled));
   rte_pktmbuf_free_bulk(mbufs.data(), count);
   return count;
+}
+
+// What came until now is the guest's; what comes from now on until the device is stopped is lost,
+// as much as its ring holds.
+bool EthdevQueue::halt() noexcept {
+  direct_->end();
+  if (polled_) {
+    for (unsigned left = config_.rx_ring; left != 0 && receive() != 0; --left) {
+    }
+  }
+  stop();
+  return direct_->out() != 0;
+}
+
+void EthdevQueue::resume(int wake_fd) noexcept {
+  config_.wake_fd = wake_fd;
+  start();
 }
 
 // With a descriptor a frame that waits wakes the reactor; without, one more look and a nap. A frame
@@ -195,7 +224,8 @@ void EthdevQueue::disarm() noexcept {
 
 // Some drivers have the calls for interrupts and never get one: until one was seen, naps.
 std::uint64_t EthdevQueue::sleep_ns_max() const noexcept {
-  if (loans_ != nullptr && loans_->any()) return loan_nap_ns;  // nothing tells that one is over
+  if (loans_ != nullptr && loans_->any()) return loan_nap_ns;      // nothing tells that one is over
+  if (direct_ != nullptr && direct_->waits()) return loan_nap_ns;  // nor that a buffer came
   if (config_.wake_fd >= 0 && (!config_.interrupts || figures_.interrupts.get() != 0)) {
     return sleep_for_ever;
   }

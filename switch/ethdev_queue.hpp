@@ -1,7 +1,8 @@
 // EthdevQueue: the data path of an uplink: a receive and a transmit queue of a DPDK ethdev.
 // Receives views into mbufs, which it frees when forward() returns; transmits copies, or, where its
 // device reaches the guest's memory, headers of our own and the payload where it lies
-// (ethdev_lending.cpp). Does in software what the driver cannot do (checksums, segmentation).
+// (ethdev_lending.cpp), and may receive into one guest's own buffers (direct_receive.hpp). Does in
+// software what the driver cannot do (checksums, segmentation).
 // Threads: made and destroyed by control while no reactor knows it; else its reactor.
 #pragma once
 
@@ -13,6 +14,7 @@
 #include "base/counter.hpp"
 #include "base/reactor.hpp"
 #include "switch/bridge.hpp"
+#include "switch/direct_receive.hpp"
 #include "switch/dma_regions.hpp"
 #include "switch/port.hpp"
 #include "switch/wire_loans.hpp"
@@ -38,6 +40,10 @@ struct EthdevQueueConfig {
   bool interrupts = false;    // wake_fd is the driver's interrupt, on while the queue is armed
   std::optional<std::array<std::uint8_t, 6>> mac;  // the only station that may send here
   BondMode bond{};                                 // of a bond, to be tended to
+  // The mbufs of its receive ring, which may lie in a guest's memory; null: they never do.
+  DirectPool* direct = nullptr;
+  std::uint32_t direct_frame_max = 0;  // the most that the device writes of a frame
+  std::uint16_t rx_ring = 0;           // descriptors, with `direct`
 };
 
 class EthdevQueue final : public base::Poller, public Port {
@@ -59,17 +65,37 @@ class EthdevQueue final : public base::Poller, public Port {
 
   // Memory that the device reaches from now on. What it replaces comes back in the argument.
   void swap_regions(std::shared_ptr<const DmaRegions>& regions) noexcept { regions_.swap(regions); }
-  // Payloads lent so far, and whether the device is done with the first so many of them.
-  [[nodiscard]] std::uint64_t lent() const noexcept { return loans_ ? loans_->pushed() : 0; }
-  [[nodiscard]] bool done_with(std::uint64_t lent) const noexcept {
-    return !loans_ || loans_->popped() >= lent;
+  // What the device was given of guests' memory so far, and whether it is done with all of that.
+  struct Given {
+    std::uint64_t lent = 0, placed = 0;  // payloads to send, buffers to receive into
+  };
+  [[nodiscard]] Given given() const noexcept {
+    return {loans_ ? loans_->pushed() : 0, direct_ ? direct_->placed() : 0};
+  }
+  [[nodiscard]] bool done_with(const Given& given) const noexcept {
+    return (!loans_ || loans_->popped() >= given.lent) &&
+           (!direct_ || direct_->done_with(given.placed));
   }
   // The device is about to be stopped, after stop(): it is not asked anything any more.
   void forget_device() noexcept;
   // It was stopped: it reads nothing any more.
   void abandon() noexcept {
     if (loans_) figures_.zero_copy_done.add(loans_->end_all());
+    if (direct_) direct_->give_back();
   }
+
+  // With a receive pool for it: frames go to `sink`, where it takes them, before they go to the
+  // switch. Until untie().
+  void tie(DirectSink& sink) noexcept { direct_->tie(sink); }
+  // Nothing more is received into the sink's buffers, what is there now is taken in, and the queue
+  // stops. True: the device has some of them still; then it has to be stopped, and abandon().
+  [[nodiscard]] bool halt() noexcept;
+  // Nothing of the sink's is out.
+  void untie() noexcept { direct_->untie(); }
+  // After halt(), the device works again; `wake_fd` as in the configuration.
+  void resume(int wake_fd) noexcept;
+  // Null: it never receives so. Any thread, of its figures.
+  [[nodiscard]] const DirectReceive* direct() const noexcept { return direct_.get(); }
 
   // Any thread.
   struct Figures {
@@ -111,7 +137,7 @@ class EthdevQueue final : public base::Poller, public Port {
   [[nodiscard]] bool request_offload(const Packet& packet, rte_mbuf& mbuf) noexcept;
   void flush() noexcept;
 
-  const EthdevQueueConfig config_;
+  EthdevQueueConfig config_;  // its wake_fd may change while it is stopped
   base::Reactor& reactor_;
   Bridge& bridge_;
   PortCounters& counters_;
@@ -135,6 +161,9 @@ class EthdevQueue final : public base::Poller, public Port {
   // Nothing is lent: they do not end in time, or the device never showed that it sends.
   bool slow_ = true;
   std::shared_ptr<const DmaRegions> regions_;
+
+  bool polled_ = false;                    // it is on its reactor
+  std::unique_ptr<DirectReceive> direct_;  // null: there is no pool for it
 };
 
 }  // namespace millrace::vswitch

@@ -1,5 +1,5 @@
-// RegionSwap: gives an uplink's queue other memory to send from, and comes back when its device
-// reads nothing any more that was lent before. Threads: as base::Command.
+// RegionSwap: gives an uplink's queue other memory, and comes back when its device reads and
+// writes nothing any more that it was given before. Threads: as base::Command.
 #pragma once
 
 #include <functional>
@@ -20,19 +20,19 @@ class RegionSwap final : public base::Command, public base::Poller {
 
   base::Progress run(base::Reactor& reactor) noexcept override {
     queue_.swap_regions(regions_);
-    lent_ = queue_.lent();
-    if (queue_.done_with(lent_)) return base::Progress::done;
+    given_ = queue_.given();
+    if (queue_.done_with(given_)) return base::Progress::done;
     reactor_ = &reactor;
     reactor.add(*this);
     return base::Progress::pending;
   }
   bool poll() noexcept override {
-    if (!queue_.done_with(lent_)) return false;
+    if (!queue_.done_with(given_)) return false;
     reactor_->remove(*this);
     reactor_->complete(*this);  // control may destroy this at once
     return true;
   }
-  bool arm() noexcept override { return queue_.done_with(lent_); }
+  bool arm() noexcept override { return queue_.done_with(given_); }
   void disarm() noexcept override {}
   void done() override { after_(); }
 
@@ -41,7 +41,7 @@ class RegionSwap final : public base::Command, public base::Poller {
   std::shared_ptr<const DmaRegions> regions_;  // then those before; dropped on control
   std::function<void()> after_;
   base::Reactor* reactor_ = nullptr;
-  std::uint64_t lent_ = 0;
+  EthdevQueue::Given given_;
 };
 
 }  // namespace millrace::vswitch
