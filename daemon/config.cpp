@@ -147,6 +147,7 @@ Config parse_config(std::string_view toml, Problems& problems) {
   check_functions(config.pfs, problems);
   check_duplicates(config, problems);
   check_uplink_names(config, problems);
+  join_direct(config, problems);
   sort_uplinks(config.uplinks);
   return config;
 }

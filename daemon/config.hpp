@@ -29,6 +29,7 @@ struct GuestPort {
   vhost::ServerConfig server;
   std::vector<unsigned> reactors;  // its queue pairs in turn; empty: where there is room
   std::string follow_uplink;       // whose link is the guest's; empty: that is always up
+  std::string direct;              // the uplink that serves it alone; empty: the switch does
   Position at, socket_at, reactors_at;
 };
 
@@ -125,6 +126,10 @@ void check_uplink_names(const Config& config, Problems& problems);
 [[nodiscard]] std::string vepa_conflict(const UplinkEntry& entry, const UplinkEntry& other);
 // Bonds first: a member has to find the one that it is of.
 void sort_uplinks(std::vector<UplinkEntry>& uplinks);
+// Why the port cannot have that uplink for itself; empty: it can.
+[[nodiscard]] std::string direct_conflict(const GuestPort& port, const UplinkEntry& entry);
+// Uplinks that ports name as theirs are such; notes those that cannot be.
+void join_direct(Config& config, Problems& problems);
 // Physical functions and addresses that are there twice.
 void check_functions(const std::vector<PfEntry>& entries, Problems& problems);
 

@@ -74,6 +74,7 @@ std::string unfit_as_member(const UplinkEntry& entry) {
   if (uplink.bond != BondMode::none) return "is a bond itself; give uplinks with a device";
   if (!entry.standby.empty()) return "has a standby; leave that out: the bond's others are there";
   if (uplink.mac) return "has mac, and a bond hears everybody; leave mac out";
+  if (uplink.direct) return "is direct, and serves one port alone; give another";
   if (uplink.zero_copy) return "has zero_copy, and a bond copies; leave zero_copy out";
   if (uplink.queues != 1 || uplink.mtu != 0) return "has queues or mtu; give them to the bond";
   if (port.access_vlan != 0 || !port.trunk.empty() || port.isolated || port.vepa) {

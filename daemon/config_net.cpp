@@ -41,6 +41,21 @@ void read_uplink_name(Section& section, const char* key, std::string& name) {
   }
 }
 
+// A port whose queues are where its uplink's are.
+void read_direct(Section& section, GuestPort& port) {
+  read_uplink_name(section, "direct", port.direct);
+  if (port.direct.empty()) return;
+  port.device.port.alone = true;
+  if (port.device.pairs != 1) {
+    section.problem("queues", "a port that is direct has one queue pair; leave queues out");
+  }
+  if (!port.reactors.empty()) {
+    section.problem("reactors",
+                    "the queues of a port that is direct are where its uplink is; leave reactors "
+                    "out");
+  }
+}
+
 // Either `device`, one of DPDK's own, or `pci`, a function.
 void read_lender(Section& section, UplinkEntry& entry) {
   for (const char* key : {"device", "pci"}) {
@@ -105,6 +120,7 @@ GuestPort read_port(const Value& table, const std::string& title, Problems& prob
   port.reactors_at = section.at("reactors");
   read_uplink_name(section, "follow_uplink", port.follow_uplink);
   device.link_changes = !port.follow_uplink.empty();
+  read_direct(section, port);
   read_switch_side(section, device.port);
   section.number("addresses_max", device.port.addresses_max, 1, addresses_of_a_port_max);
   section.flag("offloads", device.offloads);
@@ -134,6 +150,11 @@ UplinkEntry read_uplink(const Value& table, const std::string& title, Problems& 
   if (uplink.zero_copy && !uplink.pci && !entry.pf) {
     section.problem("zero_copy", "zero_copy needs a PCI function: give pci or pf, or leave it out");
   }
+  section.flag("direct", uplink.direct);
+  if (uplink.direct && !uplink.pci && !entry.pf) {
+    section.problem("direct", "direct needs a PCI function: give pci or pf, or leave it out");
+  }
+  uplink.zero_copy = uplink.zero_copy || uplink.direct;
   if (!bond) read_uplink_name(section, "standby", entry.standby);
   if (!entry.standby.empty() && entry.standby == uplink.name) {
     section.problem("standby", "standby is the uplink itself; give the name of another");

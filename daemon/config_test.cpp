@@ -234,6 +234,72 @@ TEST(Config, RefusesZeroCopyWithoutAFunction) {
       parsed("[[uplink]]\nname = \"a\"\npci = \"0000:01:00.0\"\n").uplinks[0].uplink.zero_copy);
 }
 
+TEST(Config, AnUplinkThatAPortIsDirectOnServesItAlone) {
+  const auto config = parsed(R"(
+[[port]]
+name = "web0"
+socket = "/run/web0.sock"
+mac = "52:54:00:00:00:01"
+direct = "vf0"
+[[uplink]]
+name = "vf0"
+pf = "0000:01:00.0"
+mac = "52:54:00:00:00:01"
+[[uplink]]
+name = "spare"
+pci = "0000:02:00.0"
+direct = true
+[[uplink]]
+name = "wan"
+pci = "0000:03:00.0"
+)");
+  EXPECT_EQ(config.ports[0].direct, "vf0");
+  EXPECT_TRUE(config.ports[0].device.port.alone);
+  for (const auto& [at, direct] : {std::pair{0u, true}, {1u, true}, {2u, false}}) {
+    EXPECT_EQ(config.uplinks[at].uplink.direct, direct);
+    EXPECT_EQ(config.uplinks[at].uplink.zero_copy, direct);
+  }
+}
+
+TEST(Config, RefusesWhatCannotBeDirect) {
+  const auto port = [](const std::string& name, const std::string& more = {}) {
+    return "[[port]]\nname = \"" + name + "\"\nsocket = \"/run/" + name + "\"\ndirect = \"v\"\n" +
+           more;
+  };
+  const auto uplink = [](const std::string& more) { return "[[uplink]]\nname = \"v\"\n" + more; };
+  const std::string function = "pci = \"0000:01:00.0\"\n";
+  EXPECT_EQ(refused(port("a")),
+            (Lines{"m.toml:1:1: [[port]] a: direct v is not there; add an [[uplink]] of that "
+                   "name"}));
+  EXPECT_EQ(refused(port("a") + uplink("device = \"net_null0\"\n")),
+            (Lines{"m.toml:1:1: [[port]] a: direct = v: that is no PCI function; give the uplink "
+                   "pci or pf"}));
+  EXPECT_EQ(refused(port("a") + uplink(function + "queues = 2\n")),
+            (Lines{"m.toml:1:1: [[port]] a: direct = v: the uplink has 2 queues; give it one"}));
+  EXPECT_EQ(refused(port("a") + uplink(function + "mac = \"52:54:00:00:00:01\"\n")),
+            (Lines{"m.toml:1:1: [[port]] a: direct = v: the uplink's mac is another one than the "
+                   "port's; give both the same"}));
+  EXPECT_EQ(refused(port("a") + port("b") + uplink(function)),
+            (Lines{"m.toml:5:1: [[port]] b: direct = v: the uplink serves port a alone; give each "
+                   "port its own"}));
+  const std::string other = "[[uplink]]\nname = \"w\"\npci = \"0000:02:00.0\"\n";
+  EXPECT_EQ(refused(port("a") + uplink(function) + other + "standby = \"v\"\n"),
+            (Lines{"m.toml:1:1: [[port]] a: direct = v: the uplink is the standby of w, and serves "
+                   "all ports then; give another"}));
+  EXPECT_EQ(refused(port("a") + uplink(function + "standby = \"w\"\n") + other),
+            (Lines{"m.toml:1:1: [[port]] a: direct = v: the uplink has a standby, whose guests go "
+                   "elsewhere with it; leave that out"}));
+  EXPECT_EQ(refused(port("a", "queues = 2\n") + uplink(function)),
+            (Lines{"m.toml:5:10: [[port]] a: a port that is direct has one queue pair; leave "
+                   "queues out"}));
+  EXPECT_EQ(refused(port("a", "reactors = [0]\n") + uplink(function)),
+            (Lines{"m.toml:5:12: [[port]] a: the queues of a port that is direct are where its "
+                   "uplink is; leave reactors out"}));
+  EXPECT_EQ(refused(uplink("device = \"net_null0\"\ndirect = true\n")),
+            (Lines{"m.toml:4:10: [[uplink]] v: direct needs a PCI function: give pci or pf, or "
+                   "leave it out"}));
+}
+
 TEST(Config, ReadsStandbysAndWhoFollowsAnUplink) {
   const auto config = parsed(R"(
 [[port]]
@@ -471,12 +537,12 @@ INSTANTIATE_TEST_SUITE_P(
                 "out"},
         Refusal{"isolated", port_with("isolated = 1"),
                 "m.toml:4:12: [[port]] a: isolated is a number; give true or false"},
-        Refusal{
-            "key_of_a_disk", port_with("path = \"/x\""),
-            "m.toml:4:1: [[port]] a: unknown key \"path\"; the keys are name, socket, mode, "
-            "permissions, control_queue, queues, mac, mtu, reactors, follow_uplink, vlan, trunk, "
-            "isolated, addresses_max, offloads, packed, in_order, ring_reset, rss, hash_report, "
-            "coalescing"}),
+        Refusal{"key_of_a_disk", port_with("path = \"/x\""),
+                "m.toml:4:1: [[port]] a: unknown key \"path\"; the keys are name, socket, mode, "
+                "permissions, control_queue, queues, mac, mtu, reactors, follow_uplink, direct, "
+                "vlan, trunk, isolated, addresses_max, offloads, packed, in_order, ring_reset, "
+                "rss, hash_report, "
+                "coalescing"}),
     label_of);
 
 INSTANTIATE_TEST_SUITE_P(

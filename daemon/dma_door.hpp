@@ -12,7 +12,7 @@ namespace millrace::daemon {
 class DmaDoor {
  public:
   virtual ~DmaDoor() = default;
-  // As vfio::Domain::map() and unmap(); the device only reads.
+  // As vfio::Domain::map() and unmap(); whether the device only reads is the door's.
   virtual base::Result<void> map(std::uint64_t iova, const std::byte* address,
                                  std::uint64_t bytes) = 0;
   virtual base::Result<void> unmap(std::uint64_t iova, std::uint64_t bytes) = 0;

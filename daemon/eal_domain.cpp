@@ -52,10 +52,11 @@ void map_event(rte_mem_event type, const void* at, std::size_t bytes, void* doma
 
 }  // namespace
 
-Result<std::unique_ptr<EalDomain>> EalDomain::make(const std::string& function) {
+Result<std::unique_ptr<EalDomain>> EalDomain::make(const std::string& function,
+                                                   vfio::Access access) {
   const int container = rte_vfio_container_create();
   if (container < 0) return fail("DPDK makes no IOMMU domain for the PCI function " + function);
-  std::unique_ptr<EalDomain> made{new EalDomain{container, function}};
+  std::unique_ptr<EalDomain> made{new EalDomain{container, function, access}};
   if (auto done = made->attach(function); !done) return base::Unexpected{done.error()};
   if (auto done = made->map_eal_memory(); !done) return base::Unexpected{done.error()};
   return made;
@@ -116,7 +117,7 @@ Result<void> EalDomain::map_own(std::uint64_t iova, const std::byte* address, st
 
 Result<void> EalDomain::map(std::uint64_t iova, const std::byte* address, std::uint64_t bytes) {
   const std::lock_guard lock{mutex_};
-  return domain_.map(iova, address, bytes, vfio::Access::read);
+  return domain_.map(iova, address, bytes, access_);
 }
 
 Result<void> EalDomain::unmap(std::uint64_t iova, std::uint64_t bytes) {

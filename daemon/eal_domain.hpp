@@ -21,7 +21,9 @@ namespace millrace::daemon {
 class EalDomain final : public DmaDoor {
  public:
   // `function`: 0000:01:00.0, driven by vfio-pci and not plugged in yet. Fails with one line.
-  static base::Result<std::unique_ptr<EalDomain>> make(const std::string& function);
+  // `access`: what it does with memory that is given to it.
+  static base::Result<std::unique_ptr<EalDomain>> make(const std::string& function,
+                                                       vfio::Access access);
   // The function was unplugged. What is mapped goes.
   ~EalDomain() override;
   EalDomain(const EalDomain&) = delete;
@@ -36,8 +38,9 @@ class EalDomain final : public DmaDoor {
   [[nodiscard]] vfio::IovaSpace free_space() const;
 
  private:
-  EalDomain(int container, std::string function)
+  EalDomain(int container, std::string function, vfio::Access access)
       : container_{container},
+        access_{access},
         domain_{vfio::Domain::borrow(container)},
         name_{"millrace " + std::move(function)} {}
   base::Result<void> attach(const std::string& function);
@@ -47,6 +50,7 @@ class EalDomain final : public DmaDoor {
     std::uint64_t address, bytes;
   };
   const int container_;
+  const vfio::Access access_;
   vfio::Domain domain_;
   const std::string name_;
   std::mutex mutex_;                // of the domain

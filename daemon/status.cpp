@@ -124,6 +124,33 @@ json driver_of(const net::Status& status) {
           {"tx_frames", driver.transmit.packets}};
 }
 
+// How a direct port receives.
+void add_direct(Topology& topology, const PortUnit& unit, json& port) {
+  const auto found = topology.uplinks().find(unit.config.direct);
+  const bool there = found != topology.uplinks().end() && found->second->uplink != nullptr;
+  vswitch::UplinkStatus::Direct figures;
+  std::uint64_t tagged = 0;
+  if (there) {
+    const auto status = found->second->uplink->status();
+    figures = status.direct.value_or(figures);
+    const bool vlans = vswitch::has_vlans(unit.config.device.port) ||
+                       vswitch::has_vlans(found->second->config.uplink.port);
+    if (vlans && !status.queues.empty()) tagged = status.queues.front().received;
+  }
+  port["direct_rx"] = figures.placing ? "zero_copy" : "copying";
+  auto& counters = port["counters"];
+  counters["direct_rx_zero_copy"] = figures.packets;
+  counters["direct_rx_zero_copy_bytes"] = figures.bytes;
+  counters["direct_rx_copied_begun"] = figures.copied_begun;
+  counters["direct_rx_copied_small"] = figures.copied_small;
+  counters["direct_rx_copied_few"] = figures.copied_few;
+  counters["direct_rx_copied_unmapped"] = figures.copied_unmapped;
+  counters["direct_rx_copied_long"] = tagged != 0 ? 0 : figures.copied_long;
+  counters["direct_rx_copied_vlan"] = tagged;
+  counters["direct_rx_copied_off"] = figures.copied_off;
+  counters["direct_rx_no_buffer"] = figures.no_buffer;
+}
+
 json port_status(Topology& topology, const PortUnit& unit) {
   const auto& config = unit.config.device;
   json port = socket_side(unit);
@@ -133,6 +160,7 @@ json port_status(Topology& topology, const PortUnit& unit) {
   port["mtu"] = config.mtu == 0 ? json() : json(config.mtu);
   port["follow_uplink"] =
       unit.config.follow_uplink.empty() ? json() : json(unit.config.follow_uplink);
+  port["direct"] = unit.config.direct.empty() ? json() : json(unit.config.direct);
   // Of one that goes, the switch port may be gone already.
   if (unit.device == nullptr || unit.state == UnitState::stopping) return port;
   const auto status = unit.device->status();
@@ -144,6 +172,7 @@ json port_status(Topology& topology, const PortUnit& unit) {
   port["features"] = base::format_hex(unit.device->negotiated());
   port["driver"] = driver_of(status);
   port["counters"] = port_counters(topology, unit.device->port());
+  if (!unit.config.direct.empty()) add_direct(topology, unit, port);
   port["virtqueues"] = queues_of(*unit.device);
   return port;
 }

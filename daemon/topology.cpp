@@ -165,6 +165,9 @@ void Topology::add(GuestPort port, Done done) {
   if (const auto line = conflict(name, port.server.socket); !line.empty()) {
     return done(base::fail("port " + name + ": " + line));
   }
+  if (const auto line = direct_refusal(port); !line.empty()) {
+    return done(base::fail("port " + name + ": " + line));
+  }
   if (const auto known = check_reactors(port.reactors); !known) {
     return done(base::fail("port " + name + ": " + known.error().message));
   }
@@ -181,6 +184,7 @@ void Topology::add(GuestPort port, Done done) {
   }
   unit.device = *std::move(device);
   pin(*unit.device, unit.config.reactors, 2);  // a pair together
+  make_direct(unit);
 }
 
 void Topology::serve(PortUnit& unit, Done done) {

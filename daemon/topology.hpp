@@ -144,6 +144,11 @@ class Topology {
   void share_memory(PortUnit& port);
   void share_all_memory();
   void look_for_stalls();
+  // topology_direct.cpp
+  [[nodiscard]] UplinkUnit* direct_uplink(const PortUnit& port);
+  [[nodiscard]] std::string direct_refusal(const GuestPort& port) const;
+  void make_direct(PortUnit& port);
+  void find_direct_port(UplinkUnit& unit);
   base::Result<void> ensure_eal();
   // topology_uplinks.cpp
   [[nodiscard]] std::string standby_conflict(const UplinkEntry& entry) const;

@@ -93,6 +93,10 @@ void Topology::move_queue(const std::string& name, unsigned queue, std::optional
     return refuse("queue " + std::to_string(queue) + " is not there; give 0 to " +
                   std::to_string(device->queues_max() - 1));
   }
+  if (const auto port = ports_.find(name);
+      port != ports_.end() && !port->second->config.direct.empty()) {
+    return refuse("it is direct: its queues are where its uplink is");
+  }
   if (!reactor) {
     device->pin_queue(queue, std::nullopt);
     return done({});

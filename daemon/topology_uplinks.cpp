@@ -11,9 +11,15 @@ namespace millrace::daemon {
 // What a configuration file is refused for, against the uplinks that are there.
 std::string Topology::standby_conflict(const UplinkEntry& entry) const {
   const auto& name = entry.uplink.name;
+  if (entry.uplink.direct && !entry.standby.empty()) {
+    return "direct and standby are given; a port that is direct has one uplink";
+  }
   for (const auto& [other, unit] : uplinks_) {
     if (auto why = vepa_conflict(entry, unit->config); !why.empty()) return why;
     const auto& its = unit->config.standby;
+    if (entry.uplink.direct && its == name) {
+      return "it is the standby of " + other + " and cannot be direct";
+    }
     if (its == name && !entry.standby.empty()) {
       return "it is the standby of " + other + " and can have none itself";
     }
@@ -22,6 +28,9 @@ std::string Topology::standby_conflict(const UplinkEntry& entry) const {
     }
     if (other == entry.standby && !its.empty()) {
       return "standby " + other + " has a standby itself; give one that has none";
+    }
+    if (other == entry.standby && unit->config.uplink.direct) {
+      return "standby " + other + " serves one port alone; give another";
     }
     if ((other == entry.standby || its == name) && entry.pf && entry.pf == unit->config.pf) {
       return "it has a VF of the same PF as " + other +
@@ -118,6 +127,7 @@ void Topology::add(UplinkEntry entry, Done done) {
     share_all_memory();
     emit("UPLINK_ADDED", {{"name", unit.config.uplink.name}});
     keeper_.keep(unit);
+    find_direct_port(unit);
     done({});
   };
   if (auto made = make_wire_memory(unit, unit.config.uplink.device); !made) {

@@ -13,6 +13,8 @@ namespace {
 // station alone shall reach the memory of that one alone.
 bool reaches(const UplinkUnit& uplink, const PortUnit& port) {
   if (uplink.memory == nullptr || uplink.state != UnitState::running) return false;
+  const auto& direct = port.config.direct;
+  if (uplink.config.uplink.direct || !direct.empty()) return direct == uplink.config.uplink.name;
   const auto& station = uplink.config.uplink.mac;
   return !station || station == port.config.device.mac;
 }
@@ -37,7 +39,8 @@ base::Result<void> Topology::make_wire_memory(UplinkUnit& unit, const std::strin
   if (!unit.config.uplink.pci) return {};
   if (auto alone = check_wire_group(unit, function); !alone) return alone;
   if (!unit.config.uplink.zero_copy) return {};
-  auto domain = EalDomain::make(function);
+  const auto access = unit.config.uplink.direct ? vfio::Access::read_write : vfio::Access::read;
+  auto domain = EalDomain::make(function, access);
   if (!domain) return base::Unexpected{domain.error()};
   unit.domain = *std::move(domain);
   const auto publish = [&unit](std::shared_ptr<const vswitch::DmaRegions> regions,

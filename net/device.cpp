@@ -144,8 +144,11 @@ std::unique_ptr<virtio::QueueWorker> NetDevice::make_worker(std::unique_ptr<virt
   const unsigned index = queue->index();
   roles_.at(index) = role_of(index);
   switch (roles_[index]) {
-    case Role::receive:
-      return std::make_unique<RxPort>(std::move(queue), negotiated(), mtu_, sides_);
+    case Role::receive: {
+      auto port = std::make_unique<RxPort>(std::move(queue), negotiated(), mtu_, sides_);
+      if (index == 0 && direct_.tie) port->be_direct();
+      return port;
+    }
     case Role::transmit:
       return std::make_unique<TxWorker>(std::move(queue), negotiated(), port_, sides_);
     case Role::control:
@@ -170,23 +173,38 @@ void NetDevice::worker_started(virtio::QueueWorker& worker, unsigned reactor, bo
   Pair& pair = pairs_.at(index / 2);
   pair.endpoint = &static_cast<RxPort&>(worker);
   pair.reactor = reactor, pair.enabled = enabled;
-  give_settings(pair, [this, index, next = std::move(next)] { update_pair(index / 2, next); });
+  give_settings(pair, [this, index, next = std::move(next)] {
+    update_pair(index / 2, [this, index, next] {
+      tie(index / 2);
+      next();
+    });
+  });
 }
 
 void NetDevice::worker_enabled(virtio::QueueWorker& worker, unsigned, bool enabled,
                                std::function<void()> next) {
   const unsigned index = worker.queue().index();
   if (roles_.at(index) != Role::receive) return next();
-  pairs_.at(index / 2).enabled = enabled;
-  update_pair(index / 2, std::move(next));
+  const bool same = std::exchange(pairs_.at(index / 2).enabled, enabled) == enabled;
+  if (same) return update_pair(index / 2, std::move(next));
+  const auto update = [this, index, next = std::move(next)] {
+    update_pair(index / 2, [this, index, next] {
+      tie(index / 2);
+      next();
+    });
+  };
+  untie(index / 2, update);
 }
 
 void NetDevice::worker_stopping(virtio::QueueWorker& worker, unsigned, std::function<void()> next) {
   const unsigned index = worker.queue().index();
   if (roles_.at(index) == Role::transmit) senders_.at(index / 2) = {};
   if (roles_[index] != Role::receive) return next();
-  pairs_.at(index / 2).endpoint = nullptr;
-  update_pair(index / 2, std::move(next));
+  // The switch sends to it until nothing of it is a device's.
+  untie(index / 2, [this, index, next = std::move(next)] {
+    pairs_.at(index / 2).endpoint = nullptr;
+    update_pair(index / 2, next);
+  });
 }
 
 void NetDevice::update_pair(unsigned index, std::function<void()> next) {

@@ -6,6 +6,7 @@
 
 #include "net/config.hpp"
 #include "net/status.hpp"
+#include "switch/direct_sink.hpp"
 #include "switch/fabric.hpp"
 #include "virtio/device_base.hpp"
 
@@ -34,6 +35,16 @@ class Device : public virtio::DeviceBase {
   // Null: there is none any more. What it names stays as long as somebody has it.
   using MemoryHook = std::function<void(const std::shared_ptr<const virtio::GuestMemory>&)>;
   virtual void on_memory(MemoryHook hook) = 0;
+  // The first pair's receive queue is given to a device that fills its buffers by itself: `tie`
+  // when it can, `untie` before it stops, is disabled or has other memory, which wait for what that
+  // is given. Before any queue starts, which then stay on their reactors.
+  struct Direct {
+    std::function<void(vswitch::DirectSink& sink)> tie;
+    std::function<void(std::function<void()> done)> untie;
+  };
+  virtual void be_direct(Direct direct) = 0;
+  // The device is there again, or another one: `tie` is called once more where it can be.
+  virtual void tie_again() = 0;
   // Removes the switch port; needs all queues stopped. `done` runs, then it may be destroyed.
   virtual void close(std::function<void()> done) = 0;
 };

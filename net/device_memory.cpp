@@ -1,4 +1,5 @@
-// NetDevice: its guest's memory, for whoever gives it to hardware, and the lending of its frames.
+// NetDevice: its guest's memory, for whoever gives it to hardware, the lending of its frames, and
+// the device that fills its buffers.
 #include <utility>
 
 #include "net/net_device.hpp"
@@ -24,8 +25,29 @@ void NetDevice::start_queue(virtio::QueueStart start, Done done) {
 }
 
 void NetDevice::set_memory(std::shared_ptr<const virtio::GuestMemory> memory, Done done) {
-  use_memory(memory);
-  Device::set_memory(std::move(memory), std::move(done));
+  untie(0, [this, memory = std::move(memory), done = std::move(done)]() mutable {
+    use_memory(memory);
+    Device::set_memory(std::move(memory), [this, done = std::move(done)](base::Result<void> set) {
+      tie(0);
+      done(std::move(set));
+    });
+  });
+}
+
+void NetDevice::untie(unsigned pair, std::function<void()> next) {
+  if (pair != 0 || !direct_.untie) return next();
+  direct_.untie(std::move(next));
+}
+
+void NetDevice::tie(unsigned pair) {
+  const Pair& its = pairs_.at(pair);
+  if (pair == 0 && direct_.tie && its.endpoint != nullptr && its.enabled) {
+    direct_.tie(*its.endpoint);
+  }
+}
+
+void NetDevice::tie_again() {
+  untie(0, [this] { tie(0); });
 }
 
 void NetDevice::set_connected(bool connected) {

@@ -1,5 +1,6 @@
 // NetDevice: the one net::Device. Its queues' life is in device.cpp, what its driver asks for over
-// the control queue in device_control.cpp. Thread: control.
+// the control queue in device_control.cpp, its ties to hardware in device_memory.cpp. Thread:
+// control.
 #pragma once
 
 #include <utility>
@@ -61,6 +62,8 @@ class NetDevice final : public Device {
   void set_link(bool up) override;
   void lend(bool lends) override;
   void on_memory(MemoryHook hook) override;
+  void be_direct(Direct direct) override { direct_ = std::move(direct); }
+  void tie_again() override;
   void start_queue(virtio::QueueStart start, Done done) override;
   void set_memory(std::shared_ptr<const virtio::GuestMemory> memory, Done done) override;
   void set_connected(bool connected) override;
@@ -137,6 +140,9 @@ class NetDevice final : public Device {
   void spread_settings(const std::function<void()>& next);
   [[nodiscard]] Totals totals(unsigned index) const;
   void use_memory(const std::shared_ptr<const virtio::GuestMemory>& memory);
+  // Where it is for that pair: `next` runs when no device has anything of its queue.
+  void untie(unsigned pair, std::function<void()> next);
+  void tie(unsigned pair);
 
   const Config config_;
   vswitch::Fabric& fabric_;
@@ -151,6 +157,7 @@ class NetDevice final : public Device {
   std::vector<bool> tracked_;
   std::shared_ptr<const virtio::GuestMemory> memory_;  // the front-end's; null: not known
   MemoryHook memory_hook_;
+  Direct direct_;  // empty: all that its guest receives is copied
   std::shared_ptr<virtio::KeptArea> kept_;
   vswitch::PortId port_ = vswitch::no_port;
   std::vector<SwitchSide> sides_;  // by reactor; fixed once joined

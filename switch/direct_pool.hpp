@@ -35,7 +35,7 @@ class DirectPool {
 
   // Control, the EAL running. Fails with one line.
   static base::Result<std::unique_ptr<DirectPool>> make(const std::string& name, unsigned mbufs);
-  ~DirectPool();  // all are back
+  ~DirectPool();  // nobody uses those that are out any more
   DirectPool(const DirectPool&) = delete;
   DirectPool& operator=(const DirectPool&) = delete;
 

@@ -26,6 +26,11 @@ constexpr unsigned mbufs = 8191, mbuf_cache = 256;  // 2 MiB a thousand
 constexpr std::uint16_t ring_size = 1024, jumbo_mtu = 9216;
 constexpr const char* functions_folder = "/sys/bus/pci/devices";
 constexpr std::uint32_t l2_overhead = 18;  // Ethernet header and one tag
+// A guest has some 256 buffers, and gives new ones for those that it was given.
+constexpr std::uint16_t direct_ring_size = 128;
+// Where a device takes no longer frames, it writes none.
+constexpr std::uint16_t direct_mtu = 1500;
+constexpr std::uint32_t direct_overhead = 22;  // Ethernet header and two tags
 
 // net_tap asks for a real-time signal for every frame that waits, sent to whichever thread does not
 // block it. While one of these lives, all such signals look taken, so that it does without.
@@ -72,6 +77,11 @@ bool hears_itself_only(const std::string& driver) {
 // in the ring. Others may say so of one in 32, or when something else is sent.
 bool tells_what_is_sent(const std::string& driver) {
   return driver == "net_e1000_igb" || driver == "net_e1000_igb_vf" || driver == "net_e1000_em";
+}
+// Drivers that ask for an mbuf for each frame, one at a time, and take the place of its bytes from
+// it in the way of all: from where it begins, behind the headroom.
+bool takes_mbufs_in_turn(const std::string& driver) {
+  return tells_what_is_sent(driver);  // the same ones
 }
 // Below it a copy costs less than a descriptor more, a hold and a look. By build/bench/micro's
 // *_to_wire, payloads that no cache holds are worth it from some 300 bytes on, those that ours
@@ -229,6 +239,7 @@ base::Result<> EthdevDevice::bring_up() {
   choose_offloads(info, conf);
   if (auto done = choose_zero_copy(); !done) return done;
   if (auto done = make_queues(); !done) return done;
+  if (auto done = make_direct_pool(*mtu); !done) return done;
   // With receive interrupts where the driver has them.
   conf.intr_conf.rxq = config_.bond == BondMode::none ? 1 : 0;
   auto done = start(info, conf);
@@ -237,7 +248,8 @@ base::Result<> EthdevDevice::bring_up() {
     done = start(info, conf);
   }
   if (!done) return done;
-  find_wake_descriptors(conf.intr_conf.rxq != 0);
+  interrupts_ = conf.intr_conf.rxq != 0;
+  find_wake_descriptors();
   return hear_everybody();
 }
 
@@ -256,7 +268,8 @@ base::Result<std::uint16_t> EthdevDevice::choose_mtu(const rte_eth_dev_info& inf
       info.max_rx_pktlen > l2_overhead ? info.max_rx_pktlen - l2_overhead : 0;
   const auto most = static_cast<std::uint16_t>(
       std::min({std::uint32_t{jumbo_mtu}, std::uint32_t{info.max_mtu}, limit}));
-  if (config_.mtu <= most) return config_.mtu != 0 ? config_.mtu : most;
+  const auto usual = config_.direct ? std::min(most, direct_mtu) : most;
+  if (config_.mtu <= most) return config_.mtu != 0 ? config_.mtu : usual;
   return base::fail("uplink device " + name_ + " carries an mtu of at most " +
                     std::to_string(most) + ", " + std::to_string(config_.mtu) + " is asked for");
 }
@@ -310,6 +323,24 @@ base::Result<> EthdevDevice::make_queues() {
   return {};
 }
 
+// Longer frames than usual are copied: none of a guest's buffers holds one.
+base::Result<> EthdevDevice::make_direct_pool(std::uint16_t mtu) {
+  if (!config_.direct) return {};
+  if (!takes_mbufs_in_turn(driver_)) {
+    return base::fail("uplink device " + name_ + ": its driver " + driver_ +
+                      " cannot receive into a guest's buffers; use it without direct");
+  }
+  if (mtu > direct_mtu) return {};
+  auto made = DirectPool::make("direct_" + std::to_string(device_), 2 * direct_ring_size);
+  if (!made) return base::fail("uplink device " + name_ + ": " + made.error().message);
+  direct_ = *std::move(made);
+  auto& queue = queues_.front();
+  queue.direct = direct_.get();
+  queue.direct_frame_max = mtu + direct_overhead;
+  queue.rx_ring = direct_ring_size;
+  return {};
+}
+
 base::Result<> EthdevDevice::start(const rte_eth_dev_info& info, rte_eth_conf& conf) {
   const auto count = static_cast<std::uint16_t>(config_.queues);
   int r = rte_eth_dev_configure(device_, count, count, &conf);
@@ -324,11 +355,13 @@ base::Result<> EthdevDevice::start(const rte_eth_dev_info& info, rte_eth_conf& c
 
 base::Result<> EthdevDevice::set_up_queue(EthdevQueueConfig& queue, const rte_eth_dev_info& info,
                                           const rte_eth_conf& conf) {
-  std::uint16_t rx_size = ring_size, tx_size = ring_size;
+  std::uint16_t rx_size = queue.direct != nullptr ? queue.rx_ring : ring_size;
+  std::uint16_t tx_size = ring_size;
   rte_eth_dev_adjust_nb_rx_tx_desc(device_, &rx_size, &tx_size);
   auto rx = info.default_rxconf;
   rx.offloads = conf.rxmode.offloads;
-  int r = rte_eth_rx_queue_setup(device_, queue.queue, rx_size, 0, &rx, queue.pool);
+  int r = rte_eth_rx_queue_setup(device_, queue.queue, rx_size, 0, &rx,
+                                 queue.direct != nullptr ? queue.direct->pool() : queue.pool);
   if (r != 0) return base::Unexpected{error("set up its receive queue", r)};
   auto tx = info.default_txconf;
   tx.offloads = conf.txmode.offloads;
@@ -374,9 +407,9 @@ base::Result<> EthdevDevice::hear_everybody() {
 
 // A descriptor that is readable when a frame waits: net_tap's own, at any time, or a driver's
 // interrupt, while that is on.
-void EthdevDevice::find_wake_descriptors(bool interrupts) {
+void EthdevDevice::find_wake_descriptors() {
   for (auto& queue : queues_) {
-    if (driver_ != "net_tap" && !(config_.pci && interrupts)) continue;
+    if (driver_ != "net_tap" && !(config_.pci && interrupts_)) continue;
     queue.wake_fd = std::max(-1, rte_eth_dev_rx_intr_ctl_q_get_fd(device_, queue.queue));
     queue.interrupts = config_.pci;
     if (queue.wake_fd < 0) continue;
@@ -385,6 +418,19 @@ void EthdevDevice::find_wake_descriptors(bool interrupts) {
     const int flags = ::fcntl(queue.wake_fd, F_GETFL);
     if (flags >= 0 && (flags & O_ASYNC) != 0) ::fcntl(queue.wake_fd, F_SETFL, flags & ~O_ASYNC);
   }
+}
+
+base::Result<> EthdevDevice::restart() {
+  int r = rte_eth_dev_stop(device_);
+  if (r != 0) return base::Unexpected{error("stop it", r)};
+  if (direct_ != nullptr && direct_->out() != 0) {
+    return base::fail("uplink device " + name_ + ": its driver " + driver_ +
+                      " keeps receive buffers of a device that is stopped");
+  }
+  r = rte_eth_dev_start(device_);
+  if (r != 0) return base::Unexpected{error("start it again", r)};
+  find_wake_descriptors();
+  return {};
 }
 
 EthdevDevice::~EthdevDevice() {

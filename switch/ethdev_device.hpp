@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/result.hpp"
+#include "switch/direct_pool.hpp"
 #include "switch/ethdev_departure.hpp"
 #include "switch/ethdev_port.hpp"
 #include "switch/ethdev_queue.hpp"
@@ -42,6 +43,10 @@ class EthdevDevice {
   [[nodiscard]] LinkState link() const;
   // Drops what waits in the receive queues, as many frames as they hold. Nobody else polls them.
   void forget_received();
+  // Stops it and starts it again, which may take seconds: then it knows none of the buffers that it
+  // had. Its queues' wake_fd may be others. Any thread, while nobody polls them. After an error it
+  // may know them still, and is to be closed.
+  [[nodiscard]] base::Result<> restart();
   [[nodiscard]] std::optional<Uplink::Group> group() const;
   // Fills everything but names, reactors and what queues count.
   void read_status(UplinkStatus& status) const;
@@ -57,6 +62,7 @@ class EthdevDevice {
   [[nodiscard]] base::Result<> bring_up();
   [[nodiscard]] base::Result<std::uint16_t> choose_mtu(const rte_eth_dev_info& info) const;
   [[nodiscard]] base::Result<> choose_zero_copy();
+  [[nodiscard]] base::Result<> make_direct_pool(std::uint16_t mtu);
   void choose_offloads(const rte_eth_dev_info& info, rte_eth_conf& conf);
   [[nodiscard]] base::Result<> make_queues();
   [[nodiscard]] base::Result<> start(const rte_eth_dev_info& info, rte_eth_conf& conf);
@@ -66,7 +72,7 @@ class EthdevDevice {
   // Of it, or of a bond's members.
   template <class Is>
   [[nodiscard]] bool any_driver(Is is) const;
-  void find_wake_descriptors(bool interrupts);
+  void find_wake_descriptors();
   [[nodiscard]] base::Error error(const std::string& doing, int result) const;
 
   const UplinkConfig config_;
@@ -74,7 +80,8 @@ class EthdevDevice {
   std::uint16_t device_ = 0;  // DPDK's number
   EthdevQueueConfig common_;
   std::vector<EthdevQueueConfig> queues_;
-  bool plugged_ = false;
+  std::unique_ptr<DirectPool> direct_;  // of the only queue; null: it receives into no guest
+  bool plugged_ = false, interrupts_ = false;
   std::unique_ptr<Departure> departure_;
 };
 

@@ -68,6 +68,10 @@ class EthdevMember final : public Uplink {
     carry(false, [this, done = std::move(done)] { detach(done); });
   }
 
+  // It serves no port by itself.
+  void tie(DirectSink&) override { CHECK(false); }
+  [[nodiscard]] unsigned home() const override { return 0; }
+  void untie(Elsewhere, std::function<void(const std::string&)>, Done done) override { done(); }
   void set_regions(std::shared_ptr<const DmaRegions>, Done done) override { done(); }
   void send(std::shared_ptr<const std::vector<Packet>>, Done done) override { done(); }
 

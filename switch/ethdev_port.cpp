@@ -23,7 +23,9 @@ std::function<void()> after(std::size_t count, std::function<void()> then) {
 class EthdevUplink final : public Uplink, public Bond {
  public:
   EthdevUplink(UplinkConfig config, base::ReactorPool& pool, Fabric& fabric, PortId port)
-      : config_{std::move(config)}, pool_{pool}, fabric_{fabric}, port_{port} {}
+      : config_{std::move(config)}, pool_{pool}, fabric_{fabric}, port_{port} {
+    if (config_.direct) home_ = pool_.place();
+  }
 
   [[nodiscard]] UplinkStatus status() const override {
     UplinkStatus out;
@@ -35,6 +37,7 @@ class EthdevUplink final : public Uplink, public Bond {
           {lane.reactor, figures.received.get(), figures.sent.get(), figures.interrupts.get()});
     }
     if (config_.zero_copy) out.zero_copy = zero_copy();
+    if (config_.direct) out.direct = direct();
     if (device_) device_->read_status(out);
     return out;
   }
@@ -100,7 +103,7 @@ class EthdevUplink final : public Uplink, public Bond {
   void take(std::unique_ptr<EthdevDevice> device) {
     device_ = std::move(device);
     for (const auto& queue : device_->queues()) {
-      const unsigned reactor = pool_.place();
+      const unsigned reactor = config_.direct ? home_ : pool_.place();
       lanes_.push_back(
           {reactor, std::make_unique<EthdevQueue>(queue, pool_.at(reactor), fabric_.bridge(reactor),
                                                   fabric_.counters(port_, reactor), port_)});
@@ -110,9 +113,13 @@ class EthdevUplink final : public Uplink, public Bond {
   void detach(Done done) override {
     CHECK(!carries_);
     const auto gone = [this, done = std::move(done)] {
-      for (const auto& lane : lanes_) pool_.unplace(lane.reactor);
+      for (const auto& lane : lanes_) {
+        if (!config_.direct) pool_.unplace(lane.reactor);
+      }
       past_ = zero_copy();
+      past_direct_ = direct();
       lanes_.clear();
+      end_tie();
       done();
     };
     if (!config_.zero_copy) {
@@ -145,6 +152,7 @@ class EthdevUplink final : public Uplink, public Bond {
     if (carries) {
       if (waited_ && can_join()) device_->forget_received();
       can_join() ? join(std::move(done)) : done();
+      tie_lane();
     } else {
       waited_ = true;
       joined_ ? leave(std::move(done)) : done();
@@ -158,12 +166,102 @@ class EthdevUplink final : public Uplink, public Bond {
 
   // Off the switch first, then off the reactors, then the device goes.
   void close(Done done) override {
-    const auto gone = [this, done = std::move(done)] { fabric_.remove_port(port_, done); };
+    const auto gone = [this, done = std::move(done)] {
+      if (config_.direct) pool_.unplace(home_);
+      fabric_.remove_port(port_, done);
+    };
     if (device_ == nullptr) return gone();
     carry(false, [this, gone] { detach(gone); });
   }
 
+  void tie(DirectSink& sink) override {
+    CHECK(config_.direct && sink_ == nullptr);
+    sink_ = &sink;
+    if (carries_) tie_lane();
+  }
+  [[nodiscard]] unsigned home() const override { return home_; }
+  void untie(Elsewhere elsewhere, std::function<void(const std::string& why)> failed,
+             Done done) override {
+    if (sink_ == nullptr) return done();
+    untied_.push_back(std::move(done));
+    if (untied_.size() > 1) return;
+    if (!tied_) return end_tie();
+    if (carries_) halt(std::move(elsewhere), std::move(failed));  // else detach() is next
+  }
+
  private:
+  void tie_lane() {
+    if (sink_ == nullptr || tied_) return;
+    const auto& [reactor, owned] = lanes_.front();
+    if (owned->direct() == nullptr) return;
+    tied_ = true;
+    pool_.post(
+        reactor, [queue = owned.get(), sink = sink_](base::Reactor&) { queue->tie(*sink); }, [] {});
+  }
+
+  void halt(Elsewhere elsewhere, std::function<void(const std::string& why)> failed) {
+    const auto& [reactor, owned] = lanes_.front();
+    const auto out = std::make_shared<bool>(false);
+    const auto run = [queue = owned.get(), out](base::Reactor&) {
+      *out = queue->halt();
+      if (*out) return;
+      queue->untie();
+      queue->start();
+    };
+    pool_.post(reactor, run, [this, out, elsewhere, failed] {
+      if (!*out) return end_tie();
+      // Given up meanwhile, or refused: then detach() is next. Else nobody closes the device before
+      // the answer.
+      if (!carries_) return;
+      static_cast<void>(elsewhere([this, failed]() -> std::function<void()> {
+        return [this, failed, result = device_->restart()] { restarted(result, failed); };
+      }));
+    });
+  }
+
+  void restarted(const base::Result<>& result,
+                 const std::function<void(const std::string& why)>& failed) {
+    if (!result) return failed(result.error().message);
+    const auto& [reactor, owned] = lanes_.front();
+    const int wake_fd = device_->queues().front().wake_fd;
+    const auto run = [queue = owned.get(), wake_fd, carries = carries_](base::Reactor&) {
+      queue->abandon();
+      queue->untie();
+      if (carries) queue->resume(wake_fd);
+    };
+    pool_.post(reactor, run, [this] { end_tie(); });
+  }
+
+  // Whoever waits for it may tie another at once.
+  void end_tie() {
+    tied_ = false;
+    if (untied_.empty()) return;
+    sink_ = nullptr;
+    for (const auto& done : std::exchange(untied_, {})) done();
+  }
+
+  [[nodiscard]] UplinkStatus::Direct direct() const {
+    auto sum = past_direct_;
+    sum.placing = false;
+    for (const auto& lane : lanes_) {
+      if (lane.queue->direct() == nullptr) {  // no buffer of a guest's holds its longest frame
+        sum.copied_long += lane.queue->figures().received.get();
+        continue;
+      }
+      const auto& figures = lane.queue->direct()->figures();
+      sum.placing = figures.placing.get() != 0;
+      sum.packets += figures.zero_copy_packets.get();
+      sum.bytes += figures.zero_copy_bytes.get();
+      sum.no_buffer += figures.no_buffer.get();
+      sum.copied_begun += figures.copied_begun.get();
+      sum.copied_small += figures.copied_small.get();
+      sum.copied_few += figures.copied_few.get();
+      sum.copied_unmapped += figures.copied_unmapped.get();
+      sum.copied_off += figures.copied_off.get();
+    }
+    return sum;
+  }
+
   // Of all devices that it had.
   [[nodiscard]] UplinkStatus::ZeroCopy zero_copy() const {
     auto sum = past_;
@@ -256,7 +354,12 @@ class EthdevUplink final : public Uplink, public Bond {
   bool carries_ = false, joined_ = false;  // joined: its queues are polled
   unsigned swaps_ = 0;                     // under way
   Done on_swapped_;
-  UplinkStatus::ZeroCopy past_;       // of devices that are closed
+  UplinkStatus::ZeroCopy past_;  // of devices that are closed
+  UplinkStatus::Direct past_direct_;
+  unsigned home_ = 0;  // of a direct one: the reactor of its queue, whichever device it has
+  DirectSink* sink_ = nullptr;        // null: there is none
+  bool tied_ = false;                 // the queue has it
+  std::vector<Done> untied_;          // not empty: it shall go
   bool waited_ = false;               // the device was open for a while without a reader
   std::vector<std::uint16_t> known_;  // of a bond: devices of its members
 };
@@ -265,6 +368,7 @@ PortConfig port_of(const UplinkConfig& config) {
   auto port = config.port;
   port.name = config.name;
   port.uplink = true;
+  port.alone = config.direct;
   return port;
 }
 

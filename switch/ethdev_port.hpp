@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "base/reactor_pool.hpp"
+#include "base/result.hpp"
+#include "switch/direct_sink.hpp"
 #include "switch/dma_regions.hpp"
 #include "switch/fabric.hpp"
 
@@ -32,6 +34,7 @@ struct UplinkConfig {
   unsigned queues = 1;     // receive and transmit queues, each on a reactor of its own
   std::uint16_t mtu = 0;   // 0: the most that the device can, up to 9216
   bool zero_copy = false;  // guests' payloads go out from where they lie; see set_regions()
+  bool direct = false;     // one port alone is behind it; see tie(). Needs zero_copy, one queue
   std::optional<Mac> mac;  // the one station behind it: for a function that hears nobody else
   bool carries = true;     // false: open, but hears and sends nothing until carry(true)
   BondMode bond = BondMode::none;  // else: its devices are its members'; see open_bond()
@@ -63,10 +66,18 @@ struct UplinkStatus {
     std::uint64_t copied_small = 0, copied_not_lent = 0, copied_unmapped = 0, copied_busy = 0;
     std::uint64_t copied_slow = 0;
   };
+  // What was received into a guest's own buffers; see DirectReceive::Figures.
+  struct Direct {
+    bool placing = false;
+    std::uint64_t packets = 0, bytes = 0, no_buffer = 0;
+    std::uint64_t copied_begun = 0, copied_small = 0, copied_few = 0, copied_unmapped = 0;
+    std::uint64_t copied_off = 0, copied_long = 0;
+  };
   std::string name, device, driver;
   std::uint16_t mtu = 0;
   std::vector<Queue> queues;          // none without a device
   std::optional<ZeroCopy> zero_copy;  // none: it is off
+  std::optional<Direct> direct;       // none: it is for all ports
   Mac mac{};
   std::optional<MemberState> member;  // of a bond that has it
 };
@@ -122,6 +133,20 @@ class Uplink {
   // runs on control when the device reads nothing any more of what it reached before and does not
   // now; at once without a device.
   virtual void set_regions(std::shared_ptr<const DmaRegions> regions, Done done) = 0;
+
+  // Of a direct one: frames go into the buffers of `sink`, which is on the reactor home(), where it
+  // and the device allow; else to the switch, as those of others. Until untie().
+  virtual void tie(DirectSink& sink) = 0;
+  [[nodiscard]] virtual unsigned home() const = 0;
+  // Does what takes long and answers what is to be done on control; false: the device is given up.
+  using Work = std::function<std::function<void()>()>;
+  using Elsewhere = std::function<bool(Work)>;
+  // Nothing is received into the sink's buffers any more; those that the device had without a frame
+  // are the sink's again. `done` runs on control, then the sink may go. For that the device is
+  // stopped and started again `elsewhere`, until which it is not to be closed; frames that come
+  // meanwhile are lost. Where that fails, `failed` is told why, and `done` runs with detach().
+  virtual void untie(Elsewhere elsewhere, std::function<void(const std::string& why)> failed,
+                     Done done) = 0;
 
   // As the device says now (registers, or a message to it: microseconds); down without one. Of one
   // that does not answer a driver may wait for seconds to hear, as in all that asks the device.

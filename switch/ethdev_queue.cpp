@@ -195,11 +195,15 @@ bool EthdevQueue::halt() noexcept {
     }
   }
   stop();
-  return direct_->out() != 0;
+  if (direct_->out() == 0) return false;
+  halted_ = true;
+  forget_device();
+  return true;
 }
 
 void EthdevQueue::resume(int wake_fd) noexcept {
   config_.wake_fd = wake_fd;
+  halted_ = false;
   start();
 }
 
@@ -233,6 +237,8 @@ std::uint64_t EthdevQueue::sleep_ns_max() const noexcept {
 }
 
 void EthdevQueue::deliver(std::span<const Packet* const> packets) noexcept {
+  if (halted_) [[unlikely]]
+    return counters_.drop_no_queue.add(packets.size());
   loans_ == nullptr ? deliver_all<false>(packets) : deliver_all<true>(packets);
 }
 

@@ -163,6 +163,7 @@ class EthdevQueue final : public base::Poller, public Port {
   std::shared_ptr<const DmaRegions> regions_;
 
   bool polled_ = false;                    // it is on its reactor
+  bool halted_ = false;                    // its device is about to be stopped, or is
   std::unique_ptr<DirectReceive> direct_;  // null: there is no pool for it
 };
 

@@ -35,6 +35,11 @@ struct PortConfig {
   std::vector<Mac> static_macs;   // known from the start, never aged; nobody else may use them
 };
 
+// Whether its frames are told apart by their VLAN.
+[[nodiscard]] inline bool has_vlans(const PortConfig& port) {
+  return port.access_vlan != 0 || !port.trunk.empty();
+}
+
 struct FabricConfig {
   std::uint64_t ageing_ns = 300ull * 1'000'000'000;
   unsigned addresses_max = 65'536;
