@@ -36,7 +36,8 @@ WIRE_MAY = re.compile(r"<(cstdint|cstddef|type_traits)>|\"base/endian\.hpp\"|"
 # the data path: what is here runs on a reactor (set-up by control lives in other files)
 REACTOR = re.compile(
     r"^(base/reactor|virtio/(chain|chain_builder|split_ring|packed_ring|shared)|"
-    r"switch/(bridge|link|gso|packet|mac_table)|net/(tx_worker|rx_port)|"
+    r"switch/(bridge|link|gso|packet|mac_table|direct_receive|direct_sink)|"
+    r"net/(tx_worker|rx_port|rx_port_direct)|"
     r"blk/(worker|request|in_flight)|guest/(allowance|byte_ring|\w+_worker))\.(cpp|hpp)$")
 REACTOR_BANNED = [
     (re.compile(r"\bstd::(recursive_|shared_|timed_)?mutex\b"), "a mutex"),
