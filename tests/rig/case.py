@@ -2,12 +2,24 @@
 
 import glob
 import os
+import re
 import sys
 import time
+import traceback
 import unittest
 
 from . import process, settings
 from .process import RigError, Workspace, tail
+
+
+# What of a guest's end an emulated processor explains as well as anything, where a line shows it.
+_EMULATED_ENDS = (
+    ("log", "shut down by a triple fault", "shut down (triple fault)"),
+    ("log", "KVM cannot go on (internal error", "was given up by KVM"),
+    ("log", "the processor refuses the guest's state", "was refused by KVM"),
+    ("console", "soft lockup - CPU", "stood still (soft lockup)"),
+    ("console", "Kernel panic - not syncing", "panicked"),
+)
 
 
 class SystemTest(unittest.TestCase):
@@ -42,19 +54,20 @@ class SystemTest(unittest.TestCase):
                 seen = os.environ.get("MILLRACE_VIRTUAL_HOST") and self._emulation_failed(error)
                 if not seen:
                     raise
+                self._print_logs(25)
             self.report(f"{seen}: once more")
             self.doCleanups()
             self.setUp()
         return super()._callTestMethod(method)
 
     def _emulation_failed(self, error):
-        """What is seen of it; no test of ours asks a guest for any of it."""
-        logs = glob.glob(f"{self.work.path}/*.log")
-        if any("shut down by a triple fault" in tail(log, 1000) for log in logs):
-            return "a guest's emulated processor shut down (triple fault)"
-        consoles = glob.glob(f"{self.work.path}/*.console")
-        if any("soft lockup - CPU" in tail(console, 1000) for console in consoles):
-            return "a guest's emulated processor stood still (soft lockup)"
+        """What is seen of it. A test that asks for it itself just fails again."""
+        for suffix, line, what in _EMULATED_ENDS:
+            for path in glob.glob(f"{self.work.path}/*.{suffix}"):
+                if line in tail(path, 1000):
+                    return f"a guest's emulated processor {what}"
+        if re.match(r"hung up: .* ended with status [34];", str(error)):
+            return "a guest restarted or panicked"
         if isinstance(error, RigError) and "waited in vain for the" in str(error):
             return f"a guest does not answer ({str(error).splitlines()[0]})"
         return None
@@ -62,12 +75,15 @@ class SystemTest(unittest.TestCase):
     def _show_logs(self):
         result = self._outcome.result
         if any(test is self for test, _ in result.errors + result.failures):
-            path = self.work.path
-            for log in sorted(glob.glob(f"{path}/*.log") + glob.glob(f"{path}/*.console")):
-                print(f"--- {os.path.basename(log)}\n{tail(log, 40)}", file=sys.stderr)
+            self._print_logs(40)
             said = process.kernel_complaints(self.begun)
             if said:
                 print(f"--- what this machine's kernel ended\n{said}", file=sys.stderr)
+
+    def _print_logs(self, lines):
+        path = self.work.path
+        for log in sorted(glob.glob(f"{path}/*.log") + glob.glob(f"{path}/*.console")):
+            print(f"--- {os.path.basename(log)}\n{tail(log, lines)}", file=sys.stderr)
 
     def report(self, text):
         """A figure worth reading in the log."""
@@ -106,6 +122,22 @@ class _Result(unittest.TextTestResult):
     def __init__(self, *arguments, **more):
         super().__init__(*arguments, **more)
         self.passed, self.left, self.begun = [], [], 0.0
+
+    def _exc_info_to_string(self, err, test):
+        """What went wrong first, the places in the test after it, all that is known at last: who
+        reads a part of a log reads its first lines."""
+        kind, error, trace = err
+        own = os.path.realpath(sys.argv[0])
+        said = str(error) or "(without a word)"
+        places = [f"  at {os.path.basename(each.filename)}:{each.lineno}: {each.line}"
+                  for each in traceback.extract_tb(trace) if os.path.realpath(each.filename) == own]
+        brief = "\n".join(line[:300] for line in said.splitlines()[:6])
+        lines = [f"{kind.__name__}: {brief}", *places]
+        if brief != said:
+            lines += ["in full:", said]
+        if not isinstance(error, (RigError, AssertionError)):
+            lines += traceback.format_tb(trace)
+        return "\n".join([*lines, ""])
 
     def startTest(self, test):
         super().startTest(test)
