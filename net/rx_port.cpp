@@ -144,9 +144,14 @@ bool RxPort::goes_as_it_is(const Packet& packet) const noexcept {
 
 template <class Header, class R>
 std::size_t RxPort::write_usual(R& ring, std::span<const Packet* const> packets) noexcept {
+  if (header_size_ != sizeof(Header::wire) || fault_ != Fault::none) return 0;
+  return virtio::with_cursor(ring,
+                             [&](auto& cursor) { return write_with<Header>(cursor, packets); });
+}
+
+template <class Header, class Cursor>
+std::size_t RxPort::write_with(Cursor& cursor, std::span<const Packet* const> packets) noexcept {
   constexpr std::size_t size_of_header = sizeof(Header::wire);
-  if (header_size_ != size_of_header || fault_ != Fault::none) return 0;
-  typename R::Cursor cursor{ring};
   std::size_t count = 0;
   std::uint64_t sum = 0;
   for (const Packet* each : packets) {

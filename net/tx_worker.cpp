@@ -146,10 +146,12 @@ void TxWorker::offer_to_lend() noexcept {
 template <class R>
 void TxWorker::give_back(R& ring) noexcept {
   if (lender_ == nullptr || !loans_->any_in_visit()) [[likely]] {
-    if (typename R::Cursor cursor{ring}; cursor.serves()) {
+    const bool given = virtio::with_cursor(ring, [this](auto& cursor) {
+      if (!cursor.serves()) return false;
       for (std::size_t i = 0; i < taken_; ++i) cursor.give(tickets_[i], 0);
-      return;
-    }
+      return true;
+    });
+    if (given) return;
     for (std::size_t i = 0; i < taken_; ++i) ring.give(tickets_[i], 0);
     return;
   }
@@ -166,7 +168,10 @@ Take TxWorker::collect(R& ring) noexcept {
   std::uint64_t bytes = 0;
   const bool sending = queue().enabled();
   for (;;) {
-    if (sending) bytes += collect_usual(ring, burst_bytes_max - bytes);
+    if (sending) {
+      bytes += virtio::with_cursor(
+          ring, [&](auto& cursor) { return collect_usual(cursor, burst_bytes_max - bytes); });
+    }
     if (taken_ == vswitch::burst_max || bytes >= burst_bytes_max || bounce_used_)
       return Take::chain;
     const Take last = ring.take(chain_);
@@ -183,9 +188,8 @@ Take TxWorker::collect(R& ring) noexcept {
 
 // Frames that lie in one piece, up to the first buffer that has to be looked at more closely, of
 // which nothing was done. Answers their bytes.
-template <class R>
-std::uint64_t TxWorker::collect_usual(R& ring, std::uint64_t bytes_most) noexcept {
-  typename R::Cursor cursor{ring};
+template <class Cursor>
+std::uint64_t TxWorker::collect_usual(Cursor& cursor, std::uint64_t bytes_most) noexcept {
   std::size_t taken = taken_, count = count_;
   std::uint64_t bytes = 0;
   while (taken < vswitch::burst_max && bytes < bytes_most) {

@@ -228,6 +228,7 @@ class Crashes {
         published_[id] = indirect ? 1 : count;
       }
       crash_point = [] { current_->crash(); };
+      fill(ring, held);
       const Mark mark = ring.mark();
       const auto before = held.size();
       for (unsigned want = random_() % 4; want != 0 && ring.take(*chain) == Take::chain; --want) {
@@ -251,9 +252,23 @@ class Crashes {
       while (const auto used = live_.driver.poll()) published_.erase(used->id);
     }
     EXPECT_GT(points_, steps);
+    EXPECT_GT(filled_, 0u);
   }
 
  private:
+  // Takes some in the shortest way, and gives each at once, or later.
+  void fill(R& ring, std::vector<Ticket>& held) {
+    typename R::AccountedCursor cursor{ring};
+    for (auto want = random_() % 3; want != 0 && cursor.next(false).size != 0; --want) {
+      const Ticket ticket = cursor.take();
+      ++filled_;
+      if (random_() % 2 == 0) {
+        held.push_back(ticket);
+      } else {
+        cursor.give(ticket, 0);
+      }
+    }
+  }
   // What the driver sees as used, from the ring alone.
   std::set<std::uint16_t> used_now() {
     std::set<std::uint16_t> out;
@@ -340,7 +355,7 @@ class Crashes {
   Copy copy_;
   std::mt19937 random_;
   std::map<std::uint16_t, std::size_t> published_;  // not reaped: ring slots, by id
-  std::uint64_t points_ = 0;
+  std::uint64_t points_ = 0, filled_ = 0;
 };
 
 TYPED_TEST(InflightTest, EveryStoreMayBeTheLast) {

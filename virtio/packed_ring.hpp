@@ -34,7 +34,14 @@ class PackedRing {
                                               wire::InflightPacked* inflight);
 
   [[nodiscard]] Take take(Chain& chain) noexcept;
-  class Cursor;
+  template <bool accounted>
+  class BasicCursor;
+  using Cursor = BasicCursor<false>;
+  using AccountedCursor = BasicCursor<true>;
+  // Of each buffer is written down that it was taken: in which order, or for a successor.
+  [[nodiscard]] bool accounts() const noexcept {
+    return inflight_.tracks() || outstanding_.in_order();
+  }
   void prefetch(std::size_t count) noexcept;
   void prefetch_to_read(std::size_t count) noexcept;
   void prefetch_to_write(std::size_t count, bool one_line = false) noexcept;
@@ -174,19 +181,20 @@ class PackedRing {
 }
 
 // See Ring.
-class PackedRing::Cursor {
+template <bool accounted>
+class PackedRing::BasicCursor {
  public:
-  explicit Cursor(PackedRing& ring) noexcept
+  explicit BasicCursor(PackedRing& ring) noexcept
       : ring_{ring},
         available_{ring.available_},
         held_{ring.held_slots_},
         given_{ring.given_count_},
-        serves_{ring.fault_ == Fault::none && ring.resubmits() == 0 && !ring.inflight_.tracks() &&
-                !ring.outstanding_.in_order()} {}
-  Cursor(const Cursor&) = delete;
-  Cursor& operator=(const Cursor&) = delete;
-  ~Cursor() {
-    ring_.outstanding_.pass(held_ - ring_.held_slots_);
+        serves_{ring.fault_ == Fault::none && ring.resubmits() == 0 &&
+                (accounted || !ring.accounts())} {}
+  BasicCursor(const BasicCursor&) = delete;
+  BasicCursor& operator=(const BasicCursor&) = delete;
+  ~BasicCursor() {
+    if constexpr (!accounted) ring_.outstanding_.pass(held_ - ring_.held_slots_);
     ring_.held_slots_ = held_;
     ring_.available_ = available_;
     ring_.given_count_ = given_;
@@ -202,24 +210,44 @@ class PackedRing::Cursor {
     if (((flags & wire::descriptor_write) != 0) != writable) return {};
     id_ = load_once(&shared.id).host();
     if (id_ >= ring_.size_ || ring_.outstanding_.holds(id_)) return {};
-    return ChainBuilder::one_piece(*ring_.memory_, ring_.hints_, load_once(&shared.address).host(),
-                                   load_once(&shared.length).host(), flags);
+    const auto address = load_once(&shared.address);
+    const auto length = load_once(&shared.length);
+    if constexpr (accounted) descriptor_ = {address, length, base::le16{id_}, base::le16{flags}};
+    return ChainBuilder::one_piece(*ring_.memory_, ring_.hints_, address.host(), length.host(),
+                                   flags);
   }
   [[gnu::always_inline]] Ticket take() noexcept {
     ring_.outstanding_.hold(id_);
     ++held_;
     available_.advance(1, ring_.size_);
-    return {id_, 1, 0};
+    if constexpr (!accounted) return {id_, 1, 0};
+    std::uint16_t entry = 0;
+    if (ring_.inflight_.tracks()) entry = ring_.inflight_.take({&descriptor_, 1});
+    const Ticket ticket{id_, 1, entry};
+    ring_.outstanding_.push(ticket);
+    return ticket;
   }
   [[gnu::always_inline]] void give(const Ticket& ticket, std::uint32_t bytes) noexcept {
-    CHECK(given_ < ring_.size_ && ring_.outstanding_.holds(ticket.id()));
-    ring_.given_[given_++] = {ticket, bytes};
+    if constexpr (accounted) {
+      ring_.outstanding_.complete(ticket, bytes, [this](const Ticket& done, std::uint32_t written) {
+        put_used(done, written);
+      });
+    } else {
+      CHECK(ring_.outstanding_.holds(ticket.id()));
+      put_used(ticket, bytes);
+    }
   }
 
  private:
+  [[gnu::always_inline]] void put_used(const Ticket& ticket, std::uint32_t bytes) noexcept {
+    CHECK(given_ < ring_.size_);
+    ring_.given_[given_++] = {ticket, bytes};
+  }
+
   PackedRing& ring_;
   PackedPlace available_;
   std::uint16_t id_ = 0;
+  wire::PackedDescriptor descriptor_{};  // of next(), for the inflight region
   std::uint32_t held_, given_;
   const bool serves_;
 };

@@ -66,9 +66,11 @@ concept Ring = requires(R ring, Chain& chain, const Ticket& ticket, std::uint32_
   // Takes and gives the usual buffers in the shortest way: where the ring stands is in registers
   // meanwhile, so that few stores queue up behind those to lines that the driver's processor has.
   // While there is one nothing else is asked of the ring.
-  requires requires(typename R::Cursor cursor, bool writable) {
+  // AccountedCursor is for rings that account for each buffer, Cursor for others; see with_cursor().
+  { ring.accounts() } -> std::same_as<bool>;  // settled when the queue is started
+  requires requires(typename R::AccountedCursor cursor, typename R::Cursor, bool writable) {
     // The next buffer, where it is one piece of that kind. Of no size: it is not, or there is none,
-    // or what is usual with this ring is something else; nothing was done, and take() tells.
+    // or buffers of a predecessor come first; nothing was done, and take() tells.
     { cursor.next(writable) } -> std::same_as<Segment>;
     { cursor.take() } -> std::same_as<Ticket>;  // what next() answered
     { cursor.serves() } -> std::same_as<bool>;  // false: next() answers nothing, give() is not for it
@@ -76,5 +78,16 @@ concept Ring = requires(R ring, Chain& chain, const Ticket& ticket, std::uint32_
   };
 };
 // clang-format on
+
+// Calls `loop` with a cursor of the ring's own kind, so that a loop is made for each kind.
+template <Ring R, class Loop>
+[[gnu::always_inline]] inline auto with_cursor(R& ring, const Loop& loop) noexcept {
+  if (ring.accounts()) {
+    typename R::AccountedCursor cursor{ring};
+    return loop(cursor);
+  }
+  typename R::Cursor cursor{ring};
+  return loop(cursor);
+}
 
 }  // namespace millrace::virtio

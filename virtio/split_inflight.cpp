@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "virtio/shared.hpp"
-
 namespace millrace::virtio {
 
 base::Result<SplitInflight, Fault> SplitInflight::open(wire::InflightSplit* region,
@@ -77,11 +75,6 @@ Fault SplitInflight::recover(std::uint32_t size, std::uint16_t used,
     return copy[a].counter < copy[b].counter;
   });
   return Fault::none;
-}
-
-void SplitInflight::take(std::uint16_t head) noexcept {
-  store_once(&entries_[head].counter, counter_++);
-  store_release(&entries_[head].inflight, std::uint8_t{1});
 }
 
 void SplitInflight::untake(std::uint16_t head) noexcept {

@@ -12,6 +12,7 @@
 
 #include "base/result.hpp"
 #include "virtio/fault.hpp"
+#include "virtio/shared.hpp"
 #include "virtio/wire/inflight.hpp"
 
 namespace millrace::virtio {
@@ -29,7 +30,10 @@ class SplitInflight {
   [[nodiscard]] bool tracks() const noexcept { return region_ != nullptr; }
 
   // Before the buffer is handed out; and when it is taken back unused.
-  void take(std::uint16_t head) noexcept;
+  [[gnu::always_inline]] void take(std::uint16_t head) noexcept {
+    store_once(&entries_[head].counter, counter_++);
+    store_release(&entries_[head].inflight, std::uint8_t{1});
+  }
   void untake(std::uint16_t head) noexcept;
   // Before the used index is stored, for each buffer of the batch; and after, for all of them.
   void give(std::uint16_t head) noexcept;

@@ -31,7 +31,14 @@ class SplitRing {
                                              wire::InflightSplit* inflight);
 
   [[nodiscard]] Take take(Chain& chain) noexcept;
-  class Cursor;
+  template <bool accounted>
+  class BasicCursor;
+  using Cursor = BasicCursor<false>;
+  using AccountedCursor = BasicCursor<true>;
+  // Of each buffer is written down that it was taken: in which order, or for a successor.
+  [[nodiscard]] bool accounts() const noexcept {
+    return inflight_.tracks() || outstanding_.in_order();
+  }
   void prefetch(std::size_t count) noexcept;
   void prefetch_to_read(std::size_t count) noexcept;
   void prefetch_to_write(std::size_t count, bool one_line = false) noexcept;
@@ -169,19 +176,22 @@ class SplitRing {
 }
 
 // See Ring.
-class SplitRing::Cursor {
+template <bool accounted>
+class SplitRing::BasicCursor {
  public:
-  explicit Cursor(SplitRing& ring) noexcept
+  explicit BasicCursor(SplitRing& ring) noexcept
       : ring_{ring},
         available_{ring.last_available_},
         cached_{ring.cached_available_},
         given_{ring.given_count_},
-        serves_{ring.fault_ == Fault::none && ring.resubmits() == 0 && !ring.inflight_.tracks() &&
-                !ring.outstanding_.in_order()} {}
-  Cursor(const Cursor&) = delete;
-  Cursor& operator=(const Cursor&) = delete;
-  ~Cursor() {
-    ring_.outstanding_.pass(static_cast<std::uint16_t>(available_ - ring_.last_available_));
+        serves_{ring.fault_ == Fault::none && ring.resubmits() == 0 &&
+                (accounted || !ring.accounts())} {}
+  BasicCursor(const BasicCursor&) = delete;
+  BasicCursor& operator=(const BasicCursor&) = delete;
+  ~BasicCursor() {
+    if constexpr (!accounted) {
+      ring_.outstanding_.pass(static_cast<std::uint16_t>(available_ - ring_.last_available_));
+    }
     ring_.last_available_ = available_;
     ring_.used_next_ = static_cast<std::uint16_t>(ring_.used_next_ + (given_ - ring_.given_count_));
     ring_.given_count_ = given_;
@@ -209,18 +219,34 @@ class SplitRing::Cursor {
                                    descriptor.length.host(), flags);
   }
   [[gnu::always_inline]] Ticket take() noexcept {
+    const Ticket ticket{head_, 1, 0};
     ring_.outstanding_.hold(head_);
     ++available_;
-    return {head_, 1, 0};
+    if constexpr (accounted) {
+      ring_.outstanding_.push(ticket);
+      if (ring_.inflight_.tracks()) ring_.inflight_.take(head_);
+    }
+    return ticket;
   }
   [[gnu::always_inline]] void give(const Ticket& ticket, std::uint32_t bytes) noexcept {
-    CHECK(given_ < ring_.size_ && ring_.outstanding_.holds(ticket.id()));
-    const std::uint32_t before = given_ - ring_.given_count_;
-    ring_.store_used(static_cast<std::uint16_t>(ring_.used_next_ + before), ticket.id(), bytes);
-    ring_.given_[given_++] = ticket.id();
+    if constexpr (accounted) {
+      ring_.outstanding_.complete(ticket, bytes, [this](const Ticket& done, std::uint32_t written) {
+        put_used(done.id(), written);
+      });
+    } else {
+      CHECK(ring_.outstanding_.holds(ticket.id()));
+      put_used(ticket.id(), bytes);
+    }
   }
 
  private:
+  [[gnu::always_inline]] void put_used(std::uint16_t head, std::uint32_t bytes) noexcept {
+    CHECK(given_ < ring_.size_);
+    const std::uint32_t before = given_ - ring_.given_count_;
+    ring_.store_used(static_cast<std::uint16_t>(ring_.used_next_ + before), head, bytes);
+    ring_.given_[given_++] = head;
+  }
+
   SplitRing& ring_;
   std::uint16_t available_, cached_, head_ = 0;
   std::uint32_t given_;
