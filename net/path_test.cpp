@@ -2,10 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "net/offload.hpp"
-#include "net/rx_port.hpp"
-#include "net/testing/fakes.hpp"
-#include "net/testing/guest_ring.hpp"
-#include "net/tx_worker.hpp"
+#include "net/testing/two_queues.hpp"
 
 namespace millrace::net {
 namespace {
@@ -13,23 +10,22 @@ namespace {
 namespace nf = virtio::wire::net_feature;
 using testing::Bytes;
 using testing::FrameSpec;
-using testing::GuestRing;
 using virtio::wire::NetHeader;
 
 constexpr std::uint64_t all = virtio::feature::version_1 | nf::mrg_rxbuf | nf::csum |
                               nf::guest_csum | nf::host_tso4 | nf::guest_tso4;
 
-struct Path {
-  explicit Path(std::uint64_t features) : sending{features, 256}, receiving{features, 256} {
-    tx = std::make_unique<TxWorker>(sending.open(1, true), features, 5, SwitchSides{&side, 1});
-    rx = std::make_unique<RxPort>(receiving.open(0, true), features, 0, SwitchSides{&side, 1});
-    tx->attached(testing::still_reactor());
-    rx->attached(testing::still_reactor());
-  }
-  ~Path() {
-    tx->detached(testing::still_reactor());
-    rx->detached(testing::still_reactor());
-  }
+struct FakeSwitch {
+  testing::FakeBridge bridge;
+  vswitch::PortCounters counters;
+};
+
+struct Path : FakeSwitch, testing::TwoQueues {
+  explicit Path(std::uint64_t features)
+      : TwoQueues{{.sender = features, .receiver = features},
+                  5,
+                  SwitchSide{&bridge, &counters},
+                  SwitchSide{&bridge, &counters}} {}
   void deliver(std::span<vswitch::Packet> packets) {
     for (const vswitch::Packet& p : packets) {
       const vswitch::Packet* one = &p;
@@ -44,13 +40,6 @@ struct Path {
     }
     return out;
   }
-
-  testing::FakeBridge bridge;
-  vswitch::PortCounters counters;
-  SwitchSide side{&bridge, &counters};
-  GuestRing sending, receiving;
-  std::unique_ptr<TxWorker> tx;
-  std::unique_ptr<RxPort> rx;
 };
 
 // The sender rewrites its header, one byte at a time, after the switch has decided and before the

@@ -1,9 +1,12 @@
 // GuestRing: a FakeDriver that speaks in bytes: posts chains of any shape, returns what was written
-// into them in the order of the ring, and checks the dirty log.
+// into them in the order of the ring, and checks the dirty log, the inflight region, and that no
+// byte behind a buffer was written.
 #pragma once
 
 #include <gtest/gtest.h>
 
+#include <bit>
+#include <cstring>
 #include <deque>
 #include <map>
 #include <memory>
@@ -14,6 +17,7 @@
 
 #include "net/testing/frames.hpp"
 #include "virtio/features.hpp"
+#include "virtio/inflight.hpp"
 #include "virtio/queue.hpp"
 #include "virtio/shared.hpp"
 #include "virtio/testing/fake_driver.hpp"
@@ -35,11 +39,28 @@ class GuestRing {
                  .regions = {region_size}}} {}
 
   [[nodiscard]] virtio::QueueStart start(unsigned index, bool enabled) {
-    return driver_.start(index, enabled);
+    virtio::QueueStart out = driver_.start(index, enabled);
+    out.inflight = inflight_;
+    return out;
   }
   [[nodiscard]] std::unique_ptr<virtio::Queue> open(unsigned index, bool enabled) {
     return std::move(virtio::Queue::open(start(index, enabled)).value());
   }
+
+  // From now on its queue, of index 0 or 1, has an inflight region.
+  void track() {
+    const auto setup = driver_.setup();
+    const bool packed = (setup.features & virtio::feature::ring_packed) != 0;
+    const auto bytes = virtio::InflightRegion::size_for(2, setup.size, packed);
+    inflight_ =
+        *virtio::InflightRegion::attach(*base::Mapping::anonymous(bytes), 0, 2, setup.size, packed);
+  }
+  // What a successor would be told is in flight. The queue is not used afterwards.
+  [[nodiscard]] std::size_t left_in_flight(unsigned index) {
+    return open(index, true)->with_ring([](auto& ring) { return ring.resubmits(); });
+  }
+  // A chain of one descriptor goes without a table, as Linux does it.
+  void tables_for_several() { table_min_ = 2; }
 
   // A chain of readable descriptors with these bytes, then of writable ones of these sizes. In an
   // indirect table where that was negotiated and is short enough. Does not kick.
@@ -57,12 +78,17 @@ class GuestRing {
 
   // The oldest buffer that the device gave back and that was not seen yet.
   [[nodiscard]] std::optional<Done> take_used() {
+    const auto place = driver_.used_place();
     const auto used = driver_.poll();
     if (!used) return std::nullopt;
+    note_used(place.index);
     EXPECT_FALSE(outstanding_.empty());
     EXPECT_EQ(used->id, outstanding_.front().id) << "buffers are used in order";
     const Chain chain = outstanding_.front();
     outstanding_.pop_front();
+    for (const Buffer& buffer : chain.writable) {
+      EXPECT_EQ(*driver_.at(buffer.address + buffer.size), guard) << "written behind a buffer";
+    }
     Done done{chain.number, used->length, {}};
     std::uint32_t left = used->length;
     for (const Buffer& buffer : chain.writable) {
@@ -110,6 +136,7 @@ class GuestRing {
     bitmap_ = base::Mapping::anonymous(end / virtio::DirtyLog::page_size / 8 + 8).value();
     auto log = std::make_shared<virtio::DirtyLog>(bitmap_);
     worker.queue().swap_log(log);
+    written_pages_.clear();
   }
   // Every page of what the device said it wrote, since start_log(), is marked.
   [[nodiscard]] bool every_written_page_is_logged() const {
@@ -120,6 +147,22 @@ class GuestRing {
     }
     return all;
   }
+  // The same, and no other page is. Begins the log anew.
+  [[nodiscard]] bool exactly_what_was_written_is_logged() {
+    std::set<std::uint64_t> marked;
+    for (const virtio::Region& region : driver_.memory()->regions()) {
+      const std::uint64_t first = region.guest_address / virtio::DirtyLog::page_size;
+      const std::uint64_t end = first + region.size / virtio::DirtyLog::page_size;
+      for (auto byte = first / 8; byte <= (end - 1) / 8; ++byte) {
+        auto bits = std::to_integer<unsigned>(std::exchange(bitmap_->data()[byte], std::byte{}));
+        for (; bits != 0; bits &= bits - 1) {
+          marked.insert(8 * byte + static_cast<unsigned>(std::countr_zero(bits)));
+        }
+      }
+    }
+    return marked == std::exchange(written_pages_, {});
+  }
+  [[nodiscard]] bool all_came_back() const { return outstanding_.empty(); }
 
  private:
   using Buffer = virtio::testing::Buffer;
@@ -130,6 +173,7 @@ class GuestRing {
   };
   static constexpr std::uint64_t region_size = 24u << 20;
   static constexpr std::size_t table_max = 16;  // FakeDriver's own indirect tables
+  static constexpr std::byte guard{0xa5};
 
   // Room for `size` bytes, at an odd address now and then. Old buffers are overwritten in the end.
   [[nodiscard]] Buffer place(std::size_t size) {
@@ -138,8 +182,13 @@ class GuestRing {
     return {driver_.allocate(size + 1, 1), static_cast<std::uint32_t>(size)};
   }
   unsigned publish(const std::vector<Buffer>& out, const std::vector<Buffer>& in) {
+    for (const Buffer& buffer : in) {
+      std::memset(driver_.at(buffer.address, buffer.size + 1), std::to_integer<int>(guard),
+                  buffer.size + 1);
+    }
+    const std::size_t count = out.size() + in.size();
     const bool indirect = (driver_.features() & virtio::feature::indirect_desc) != 0 &&
-                          out.size() + in.size() <= table_max;
+                          count >= table_min_ && count <= table_max;
     const auto id = driver_.add(
         out, in, indirect ? virtio::testing::Layout::indirect : virtio::testing::Layout::direct);
     EXPECT_TRUE(id.has_value()) << "the test overfills its ring";
@@ -148,8 +197,25 @@ class GuestRing {
     outstanding_.push_back({chains_, id.value_or(0), in});
     return chains_++;
   }
+  // The device wrote the used entry there, and with a split ring its index.
+  void note_used(std::uint32_t at) {
+    const auto setup = driver_.setup();
+    if ((setup.features & virtio::feature::ring_packed) != 0) {
+      const auto address =
+          driver_.descriptors_guest() + at * sizeof(virtio::wire::PackedDescriptor);
+      written_pages_.insert(address / virtio::DirtyLog::page_size);
+      return;
+    }
+    const auto entry =
+        sizeof(virtio::wire::Used) + at % setup.size * sizeof(virtio::wire::UsedElement);
+    written_pages_.insert(driver_.device_area_guest() / virtio::DirtyLog::page_size);
+    written_pages_.insert((driver_.device_area_guest() + entry) / virtio::DirtyLog::page_size);
+    written_pages_.insert((driver_.device_area_guest() + entry + 7) / virtio::DirtyLog::page_size);
+  }
 
   virtio::testing::FakeDriver driver_;
+  std::shared_ptr<virtio::InflightRegion> inflight_;
+  std::size_t table_min_ = 1;
   std::shared_ptr<const base::Mapping> bitmap_;
   std::deque<Chain> outstanding_;
   std::map<unsigned, std::vector<Buffer>> sent_;
