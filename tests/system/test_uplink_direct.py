@@ -26,10 +26,10 @@ RDBAL = 0xc000  # Intel 82576, 8.10.5: where the first receive ring lies; RDBAH 
 TRACE = os.path.join(settings.build_folder(), "direct.trace")
 
 
-def writes():
+def writes(trace=TRACE):
     """(address, bytes) of each write of received data by an igb's DMA in this boot. To be looked at
     once: the virtual host's view of the file does not grow after that."""
-    with open(TRACE, errors="replace") as file:
+    with open(trace, errors="replace") as file:
         for found in re.finditer(r"igb_rx_desc_buff_write .*?addr: 0x([0-9a-f]+), offset: (\d+),"
                                  r".*?length: (\d+)", file.read()):
             yield int(found.group(1), 16) + int(found.group(2)), int(found.group(3))
@@ -221,6 +221,7 @@ class Function(DirectWire, test_uplink_pci.Single):
         shell(f"ip addr replace 10.9.1.99/24 dev {self.pf}")
         return self.serve("10.9.1.99", **uplink)
 
+    @long("a function by its address; from the pool in test_uplink_functions")
     def test_virtual_function(self):
         shell(f"ip link set {self.pf} vf 0 mac {MACS[0]}")
         give(self.vf, "vfio-pci")

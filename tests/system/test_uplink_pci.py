@@ -333,6 +333,21 @@ class Single(Wire):
         self.assertIn("there is no [[pf]] with pci", str(refused.exception))
         self.daemon.ask("uplink-add", name="wire", pf=PF, mac=MACS[0])
         self.reach(guest, "10.9.1.99")
+        self.check_killed(guest)
+
+    def check_killed(self, guest):
+        """A daemon that dies leaves the function that it had free, and the next one has it."""
+        function = self.uplink()["device"]
+        group = os.path.basename(os.readlink(f"{FUNCTIONS}/{function}/iommu_group"))
+        self.daemon.kill9()
+        self.assertEqual(driver_of(function), "vfio-pci")
+        with open(f"/dev/vfio/{group}", "r+b", buffering=0):
+            pass
+        self.daemon.start()
+        self.assertEqual([each["lent_to"] for each in self.functions()], ["uplink wire", ""])
+        self.assertEqual(self.uplink()["device"], function)
+        self.reach(guest, "10.9.1.99")
+        self.fetch_from(guest, "10.9.1.1")
 
     def functions(self):
         return self.daemon.ask("query-pfs")[0]["vfs"]

@@ -1,0 +1,232 @@
+"""Virtual functions as uplinks, from the pool of a NIC that is on a wire with others: what becomes
+of their data, and of their faults. Runs in the virtual host, whose emulator traces every write of
+its NICs' DMA."""
+
+import contextlib
+import os
+import socket
+import struct
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+import test_uplink_direct
+import test_uplink_failures
+from tests.rig import inside, pcap, scenes, settings
+from tests.rig.pci import FUNCTIONS, give
+from tests.rig.process import RigError, wait_for
+from tests.rig.vmm import Vmm
+
+from test_uplink_failures import SPARE, WIRES, Holdings, Pinging, cycles, unbind
+from test_uplink_pci import (IGB, IPS, MACS, PACKET_AUXDATA, PEER_IP, SOL_PACKET, shell)
+
+TRACE = os.path.join(settings.build_folder(), "functions.trace")
+
+
+class Functions(test_uplink_direct.DirectWire, test_uplink_failures.Failures):
+    """IGB is the host's, and the daemon lends its functions."""
+
+    def setUp(self):
+        super().setUp()
+        give(IGB, "igb")
+        at = f"{FUNCTIONS}/{IGB}"
+        self.pf = wait_for("the physical function's interface",
+                           lambda: os.path.isdir(f"{at}/net") and os.listdir(f"{at}/net")[0], 30)
+        shell(f"echo 0 >{at}/sriov_numvfs; ip link set {self.pf} up")
+        self.vfs()
+
+    def vfs(self, *values):
+        """What its functions are to be: a list of tables as in [[pf.vf]]."""
+        self.daemon.tables = [each for each in self.daemon.tables if each[0] != "pf"]
+        self.daemon.tables.append(("pf", {"pci": IGB, "vfs": 2, "vf": list(values)}))
+
+    def lent(self):
+        return [each["lent_to"] for each in self.daemon.ask("query-pfs")[0]["vfs"]]
+
+
+class Direct(Functions):
+    def test_dma_and_another_function(self):
+        """Frames of a file are written into the guest's memory by its virtual function, and are
+        right; the host takes the function, and the next one does the same. By its name the first of
+        the boot, so that all of the trace is its own."""
+        guest = self.serve(pf=IGB)
+        self.assertEqual(self.uplink()["driver"], "net_e1000_igb_vf")
+        wanted = self.serve_file()
+        before = self.counted()
+        self.fetch(guest, wanted)
+        after = self.counted()
+        self.assertGreater(after["direct_rx_zero_copy_bytes"] -
+                           before["direct_rx_zero_copy_bytes"], 4 << 20)
+        self.check_trace(after)
+        self.check_replaced(guest, wanted)
+
+    def check_trace(self, counted):
+        regions = [(each["iova"], each["iova"] + each["bytes"])
+                   for each in self.uplink()["memory"]]
+        time.sleep(1)  # the trace is another machine's file
+        direct = copied = 0
+        for at, size in test_uplink_direct.writes(TRACE):
+            if any(begin <= at and at + size <= end for begin, end in regions):
+                direct += size
+            else:
+                copied += size
+        self.report(f"{counted}; DMA of {direct} bytes into the guest's memory, {copied} elsewhere")
+        self.assertGreater(direct, 4 << 20)
+        self.assertLess(copied, 1 << 18)
+
+    def check_replaced(self, guest, wanted):
+        first = self.uplink()["device"]
+        self.assertEqual(self.lent(), ["uplink wire", ""])
+        self.flood()
+        unbind(first)
+        found = self.until("another function", losses=1, state="running", carries=True)
+        self.assertNotEqual(found["device"], first)
+        self.assertEqual(self.lent(), ["", "uplink wire"])
+        self.until_direct(guest)
+        self.fetch(guest, wanted)
+        self.fetch_from(guest, IPS[0])
+
+
+
+class Pair(Functions):
+    """Two guests with a function each, which the functions alone join."""
+
+    def setUp(self):
+        super().setUp()
+        self.daemon.memory = {"dpdk_mb": 128}
+        self.vfs({"index": 0, "vlan": 10}, {"index": 1, "vlan": 10})
+        self.both = []
+        for name, mac in zip("ab", MACS):
+            path = self.daemon.port(f"net-{name}", mac=mac, direct=f"wire-{name}")
+            self.daemon.uplink(f"wire-{name}", pf=IGB, mac=mac)
+            self.both.append(self.use(Vmm(self.work, name)).net(path, mac))
+        self.use(self.daemon)
+        for guest in self.both:
+            guest.start(wait=False)
+        for guest, mac, ip in zip(self.both, MACS, IPS):
+            guest.wait_ready()
+            guest.nic = scenes.address(guest, mac, ip)
+
+    def test_guest_to_guest(self):
+        """By the NIC's own switch, past ours, in the VLAN that it gives them: frames of all sizes,
+        and files to the byte, both ways. The wire has them tagged."""
+        a, b = self.both
+        for guest, ip in ((a, IPS[1]), (b, IPS[0])):
+            self.reach(guest, ip)
+            for size in (0, 18, 19, 500, 1471, 1472):
+                guest.must(f"ping -c 2 -i 0.1 -s {size} -W 5 {ip}")
+        self.assertEqual(self.lent(), ["uplink wire-a", "uplink wire-b"])
+        for sender, receiver, ip in ((a, b, IPS[0]), (b, a, IPS[1])):
+            sender.must("mkdir -p /tmp/web && dd if=/dev/urandom of=/tmp/web/file bs=1M count=4 "
+                        "2>/dev/null && httpd -p 8000 -h /tmp/web")
+            receiver.must(f"wget -q -O /tmp/got http://{ip}:8000/file", 120)
+            self.assertEqual(receiver.must("sha256sum </tmp/got"),
+                             sender.must("sha256sum </tmp/web/file"))
+        for port in self.ask("query-ports"):
+            self.assertGreater(port["counters"]["direct_rx_zero_copy_bytes"], 2 << 20, port)
+        self.check_tagged(a)
+
+    def check_tagged(self, guest):
+        """What the guest asks everybody."""
+        wire = self.use(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
+        wire.bind((self.peer, 0))
+        wire.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+        wire.settimeout(20)
+        self.assertNotEqual(guest.run(f"ping -c 2 -W 1 {PEER_IP}")[0], 0)
+        for _ in range(1000):
+            data, extra, _, _ = wire.recvmsg(2048, 64)
+            if data[6:12] == pcap.mac(MACS[0]):
+                break
+        vlans = [struct.unpack_from("H", more, 16)[0] & 0xfff for level, kind, more in extra
+                 if (level, kind) == (SOL_PACKET, PACKET_AUXDATA)]
+        self.assertEqual((data[6:12], vlans), (pcap.mac(MACS[0]), [10]))
+
+
+class Standby(Functions):
+    """Another NIC carries while a function cannot."""
+
+    def setUp(self):
+        super().setUp()
+        give(SPARE, "vfio-pci")
+        self.daemon.memory = {"dpdk_mb": 128}
+        path = self.daemon.port("net-a", mac=MACS[0], follow_uplink="first")
+        self.daemon.uplink("first", pf=IGB, mac=MACS[0], standby="second")
+        self.daemon.uplink("second", pci=SPARE)
+        self.guest = self.use(Vmm(self.work, "a")).net(path, MACS[0])
+        self.use(self.daemon)
+        self.guest.start()
+        self.guest.nic = scenes.address(self.guest, MACS[0], IPS[0])
+        self.reach(self.guest)
+
+    def taken(self):
+        """The host takes the function: the pool has another one."""
+        unbind(self.one("first")["device"])
+
+    def reset(self):
+        """What the kernel's driver does not notice by itself."""
+        shell(f"echo 1 >{FUNCTIONS}/{IGB}/reset")
+        shell(f"ip link set {self.pf} down; ip link set {self.pf} up")
+
+    def error(self):
+        self.fault("rp1")
+
+    def flap(self):
+        self.monitor(f"set_link {WIRES[IGB]} off")
+
+    def mend(self):
+        self.monitor(f"set_link {WIRES[IGB]} on")
+
+    def gap(self, events):
+        """Seconds from the first's loss to the second's work, as the daemon has noted them."""
+        def time_of(event):
+            stamp = event["timestamp"]
+            return stamp["seconds"] + stamp["microseconds"] / 1e6
+        began = ended = None
+        for event in events:
+            kind, data = event["event"], event["data"]
+            lost = kind == "UPLINK_LOST" or kind == "UPLINK_LINK" and not data["up"]
+            if lost and data["name"] == "first" and began is None:
+                began = time_of(event)
+            if kind == "UPLINK_ACTIVE" and data["name"] == "second" and ended is None:
+                ended = time_of(event)
+        return ended - began
+
+    def test_again_and_again(self):
+        """Whatever becomes of the function, again and again under traffic: the other NIC carries
+        within a second of the daemon's hearing of it, and the function, or another, at last."""
+        pings, holdings = Pinging(self.guest, PEER_IP), Holdings(self.daemon)
+        first = holdings()
+        changes = self.guest.must(f"cat /sys/class/net/{self.guest.nic}/carrier_changes")
+        faults, gaps = [self.flap, self.taken, self.error, self.reset], []
+        for number in range(cycles(len(faults))):
+            fault = faults[number % len(faults)]
+            with self.daemon.qmp(timeout=120) as qmp:
+                fault()
+                wait_for("the second to carry", lambda: any(
+                    data["name"] == "second" for _, data in self.said(qmp, "UPLINK_ACTIVE")), 90,
+                    0.2)
+                gaps.append(self.gap(qmp.events))
+            pings.more(3)
+            self.mend()
+            self.until("the first to carry", "first", state="running", carries=True, link_up=True,
+                       problem=None)
+            self.assertFalse(self.one("second")["carries"])
+            pings.more(3)
+            if number % 5 == 4:
+                self.report(f"{number + 1} cycles; the longest gap: {max(gaps):.3f} s")
+        self.assertLess(max(gaps), 1, gaps)
+        with contextlib.suppress(RigError):  # a connection of ours may be on its way out
+            wait_for("as much as before", lambda: holdings() == first, 20)
+        self.assertEqual(holdings(), first)
+        self.assertEqual(self.guest.must(f"cat /sys/class/net/{self.guest.nic}/carrier_changes"),
+                         changes)
+        sent, received = pings.end()
+        self.report(f"the longest gap: {max(gaps):.3f} s; {sent - received} of {sent} pings were "
+                    "lost, 10 a second")
+        self.fetch_from(self.guest, IPS[0])
+
+
+if __name__ == "__main__":
+    inside.main(memory_mb=4096, devices=test_uplink_failures.devices() + [
+        "-trace", "igb_rx_desc_buff_write", "-D", TRACE])
