@@ -102,7 +102,7 @@ void ReactorPool::take_back(unsigned reactor) {
   }
 }
 
-unsigned ReactorPool::place() {
+unsigned ReactorPool::next_place() const {
   const auto tenths = [](const Places& places) {
     return std::lround(places.load * 10) + static_cast<long>(places.unmeasured);
   };
@@ -110,7 +110,11 @@ unsigned ReactorPool::place() {
       std::min_element(places_.begin(), places_.end(), [&tenths](const Places& a, const Places& b) {
         return std::pair{tenths(a), a.queues} < std::pair{tenths(b), b.queues};
       });
-  const auto reactor = static_cast<unsigned>(least - places_.begin());
+  return static_cast<unsigned>(least - places_.begin());
+}
+
+unsigned ReactorPool::place() {
+  const auto reactor = next_place();
   place_on(reactor);
   return reactor;
 }

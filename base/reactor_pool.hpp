@@ -33,6 +33,8 @@ class ReactorPool {
   // the fewest queues placed on it; counts one more there. One that was placed since the last
   // set_load() counts as a tenth of a core. See unplace().
   [[nodiscard]] unsigned place();
+  // The one that place() would answer now; counts nothing.
+  [[nodiscard]] unsigned next_place() const;
   // Counts a queue that somebody else chose the place of.
   void place_on(unsigned reactor);
   void unplace(unsigned reactor);

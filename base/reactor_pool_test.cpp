@@ -131,6 +131,8 @@ TEST_F(ReactorPoolTest, PlacesWhereTheFewestAre) {
   EXPECT_EQ(pool_->place(), 2u);
   EXPECT_EQ(pool_->place(), 0u);
   pool_->unplace(2);
+  EXPECT_EQ(pool_->next_place(), 2u);
+  EXPECT_EQ(pool_->next_place(), 2u);  // which counts nothing
   EXPECT_EQ(pool_->place(), 2u);
 }
 

@@ -156,7 +156,8 @@ class Topology {
   [[nodiscard]] UplinkUnit* bond_of(const std::string& name) const;
   base::Result<std::unique_ptr<vswitch::Uplink>> open(const UplinkUnit& unit,
                                                       const std::function<void()>& ready);
-  base::Result<void> borrow(UplinkEntry& entry, std::optional<sriov::VfLease>& lease);
+  base::Result<void> borrow(UplinkEntry& entry, unsigned reactor,
+                            std::optional<sriov::VfLease>& lease);
   base::Result<void> open_again(UplinkUnit& unit);
   void let_go(UplinkUnit& unit);
   void follow(PortUnit& unit);

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/log.hpp"
+#include "base/numa.hpp"
 #include "daemon/topology.hpp"
 #include "daemon/uplink_check.hpp"
 #include "daemon/uplink_lease.hpp"
@@ -89,9 +90,12 @@ base::Result<std::unique_ptr<vswitch::Uplink>> Topology::open(const UplinkUnit& 
 }
 
 // A function from the pool, where that is what it asks for; and whether it can be used.
-base::Result<void> Topology::borrow(UplinkEntry& entry, std::optional<sriov::VfLease>& lease) {
+// `reactor`: where its first queue is going to be.
+base::Result<void> Topology::borrow(UplinkEntry& entry, unsigned reactor,
+                                    std::optional<sriov::VfLease>& lease) {
   if (entry.pf) {
-    auto lent = lease_for(entry, pfs_.pool());
+    const int node = base::node_of_core(reactors_->at(reactor).config().core);
+    auto lent = lease_for(entry, pfs_.pool(), node);
     if (!lent) return base::Unexpected{lent.error()};
     lease = *std::move(lent);
   }
@@ -113,7 +117,9 @@ void Topology::add(UplinkEntry entry, Done done) {
   if (const auto line = standby_conflict(entry); !line.empty()) return refuse(line);
   if (const auto line = bond_conflict(entry); !line.empty()) return refuse(line);
   std::optional<sriov::VfLease> lease;
-  if (auto usable = borrow(entry, lease); !usable) return refuse(usable.error().message);
+  if (auto usable = borrow(entry, reactors_->next_place(), lease); !usable) {
+    return refuse(usable.error().message);
+  }
   if (auto started = ensure_eal(); !started) return done(started);
   auto* const bond = bond_of(name);
   if (bond != nullptr && bond->state != UnitState::running) return refuse("its bond is removed");
@@ -145,7 +151,8 @@ void Topology::add(UplinkEntry entry, Done done) {
 base::Result<void> Topology::open_again(UplinkUnit& unit) {
   auto entry = unit.config;
   std::optional<sriov::VfLease> lease;
-  if (auto usable = borrow(entry, lease); !usable) return usable;
+  const auto reactor = entry.uplink.direct ? unit.uplink->home() : reactors_->next_place();
+  if (auto usable = borrow(entry, reactor, lease); !usable) return usable;
   auto opened = make_wire_memory(unit, entry.uplink.device);
   if (opened) opened = unit.uplink->attach(entry.uplink.device);
   if (!opened) {

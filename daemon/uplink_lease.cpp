@@ -4,10 +4,11 @@
 
 namespace millrace::daemon {
 
-base::Result<sriov::VfLease> lease_for(UplinkEntry& entry, sriov::VfPool& pool) {
+base::Result<sriov::VfLease> lease_for(UplinkEntry& entry, sriov::VfPool& pool, int node) {
   // The one that it had before, if any, is lost.
   auto lease = pool.lease({.holder = "uplink " + entry.uplink.name,
                            .physical = entry.pf,
+                           .node = node,
                            .last = sriov::parse_pci_address(entry.uplink.device)});
   if (!lease) return lease;
   if (entry.uplink.mac) {
