@@ -1,5 +1,8 @@
 #include "daemon/ctl/check_host.hpp"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
@@ -48,6 +51,10 @@ class HostCheck {
   [[nodiscard]] bool is_there(const char* path) const {
     std::error_code error;
     return fs::exists(at(path), error);
+  }
+  // To read and write, as whoever runs us. Opens nothing: that would keep a group from others.
+  [[nodiscard]] bool may_open(const std::string& path) const {
+    return ::faccessat(AT_FDCWD, at(path.c_str() + 1).c_str(), R_OK | W_OK, AT_EACCESS) == 0;
   }
   // Empty where it cannot be read.
   [[nodiscard]] static std::string text_of(const fs::path& path) {
@@ -111,6 +118,11 @@ class HostCheck {
     }
     if (!is_there("dev/vfio/vfio")) {
       return say(Level::problem, "VFIO", "/dev/vfio/vfio is not there: modprobe vfio-pci");
+    }
+    if (!may_open("/dev/vfio/vfio")) {
+      return say(Level::problem, "VFIO",
+                 "is loaded; /dev/vfio/vfio may not be opened by this user: chmod 666 "
+                 "/dev/vfio/vfio");
     }
     say(Level::ok, "VFIO", "is loaded");
   }
@@ -211,6 +223,11 @@ class HostCheck {
     if (const auto held = holders_.find(*function.group); held != holders_.end()) {
       return say(Level::ok, function.address,
                  group + ", vfio-pci: in use by " + sriov::format(held->second));
+    }
+    if (!may_open(path)) {
+      return say(Level::note, function.address,
+                 group + ", vfio-pci; " + path + " may not be opened by this user: chown " +
+                     std::to_string(::geteuid()) + " " + path);
     }
     say(Level::ok, function.address, group + ", vfio-pci: ready to be given away");
   }

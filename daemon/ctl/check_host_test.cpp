@@ -1,6 +1,7 @@
 #include "daemon/ctl/check_host.hpp"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -66,6 +67,21 @@ class CheckHostTest : public ::testing::Test {
   fs::path root;
 };
 
+// For its life the process is no user whom permissions do not hold for.
+class Ordinary {
+ public:
+  Ordinary() { become(65534); }
+  ~Ordinary() { become(0); }
+
+ private:
+  void become(uid_t user) const {
+    if (was_root_) {
+      EXPECT_EQ(::seteuid(user), 0);
+    }
+  }
+  bool was_root_ = ::geteuid() == 0;
+};
+
 TEST_F(CheckHostTest, HasNothingToSayOfAGoodHost) {
   for (const auto& finding : check_host(root)) {
     EXPECT_EQ(finding.level, Level::ok) << finding.what << ": " << finding.text;
@@ -129,6 +145,26 @@ TEST_F(CheckHostTest, NamesWhoHoldsAGroup) {
   fs::create_directories(root / "proc/4711/fd");
   fs::create_symlink("/dev/vfio/7", root / "proc/4711/fd/9");
   expect("0000:01:10.0", Level::ok, "vfio-pci: in use by process 4711 (qemu)");
+}
+
+TEST_F(CheckHostTest, FindsAGroupThatThisUserMayNotOpen) {
+  fs::permissions(root, fs::perms::all);
+  const auto own = root / "dev/vfio/7", all = root / "dev/vfio/vfio";
+  fs::permissions(own, fs::perms::owner_read);
+  fs::permissions(all, fs::perms::all);
+  {
+    const Ordinary user;
+    expect("0000:01:10.0", Level::note,
+           "/dev/vfio/7 may not be opened by this user: chown " + std::to_string(::geteuid()) +
+               " /dev/vfio/7");
+    expect("VFIO", Level::ok, "is loaded");
+  }
+  expect("VFIO", Level::ok, "is loaded");
+  fs::permissions(own, fs::perms::all);
+  fs::permissions(all, fs::perms::owner_read);
+  const Ordinary user;
+  expect("0000:01:10.0", Level::ok, "ready");
+  expect("VFIO", Level::problem, "/dev/vfio/vfio may not be opened by this user: chmod 666");
 }
 
 TEST_F(CheckHostTest, FindsAGroupWithoutItsFile) {

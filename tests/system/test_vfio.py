@@ -2,13 +2,14 @@
 hand, with the guest's own igbvf driver on it."""
 
 import os
+import re
 import sys
 import threading
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from tests.rig import inside, settings
-from tests.rig.case import SystemTest
+from tests.rig.case import SystemTest, long
 from tests.rig.pci import FUNCTIONS, bind, driver_of, give, read, write
 from tests.rig.process import run, wait_for
 from tests.rig.qmp import Qmp, QmpError
@@ -145,6 +146,50 @@ class Passthrough(Functions):
             qmp("cont")
         guest.must("true")
         self.assertEqual(guest.stop(), POWERED_OFF)
+
+
+class Ordinary(Functions):
+    """A user without privileges, who is given the function's group."""
+
+    NOBODY = 65534
+    AS_NOBODY = ("setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups",
+                 "--bounding-set=-all", "--inh-caps=-all")
+
+    def setUp(self):
+        super().setUp()
+        group = os.path.basename(os.readlink(f"{FUNCTIONS}/{FIRST}/iommu_group"))
+        self.group = f"/dev/vfio/{group}"
+        for path, mode in ((self.group, 0o600), ("/dev/kvm", 0o666)):
+            before = os.stat(path)
+            self.addCleanup(os.chmod, path, before.st_mode & 0o7777)
+            self.addCleanup(os.chown, path, before.st_uid, before.st_gid)
+            os.chown(path, 0, 0)
+            os.chmod(path, mode)
+        os.chmod(str(self.work.path), 0o777)
+        self.user = self.guest("--vfio", FIRST)
+        self.user.command[:0] = ["prlimit", "--memlock=unlimited", *self.AS_NOBODY]
+
+    def checked(self):
+        return run([*self.AS_NOBODY, settings.program("millctl"), "check-host"], check=False).stdout
+
+    def test_is_told_what_to_type(self):
+        done = run(self.user.command, check=False, timeout=60)
+        said = [line for line in done.stdout.splitlines() if line.startswith("millrace-vmm: ")]
+        self.assertEqual((done.returncode, len(said)), (FAILED, 1), done.stdout)
+        self.assertIn(f"{FIRST}: {self.group}: this user may not open it", said[0])
+        found = re.search(rf"(?m)^note +{FIRST}: .* may not be opened by this user: (chown .*)$",
+                          self.checked())
+        run(found.group(1).split())
+        self.assertRegex(self.checked(), rf"(?m)^ok +{FIRST}: .*vfio-pci: ready")
+
+    @long("a stock guest's start")
+    def test_runs_a_guest_with_a_function(self):
+        os.chown(self.group, self.NOBODY, self.NOBODY)
+        self.user.start()
+        self.assertEqual(os.stat(f"/proc/{self.user.process.pid}").st_uid, self.NOBODY)
+        self.take_up(self.user)
+        self.ping(self.user)
+        self.assertEqual(self.user.stop(), POWERED_OFF)
 
 
 class Refused(Functions):
