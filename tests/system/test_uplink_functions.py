@@ -4,6 +4,8 @@ its NICs' DMA."""
 
 import contextlib
 import os
+import shlex
+import shutil
 import socket
 import struct
 import sys
@@ -14,12 +16,13 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 import test_uplink_direct
 import test_uplink_failures
 from tests.rig import inside, pcap, scenes, settings
+from tests.rig.case import SystemTest
 from tests.rig.pci import FUNCTIONS, give
-from tests.rig.process import RigError, wait_for
+from tests.rig.process import Child, RigError, run, wait_for
 from tests.rig.vmm import Vmm
 
 from test_uplink_failures import SPARE, WIRES, Holdings, Pinging, cycles, unbind
-from test_uplink_pci import (IGB, IPS, MACS, PACKET_AUXDATA, PEER_IP, SOL_PACKET, shell)
+from test_uplink_pci import IGB, IPS, MACS, PACKET_AUXDATA, PEER_IP, PF, SOL_PACKET, shell
 
 TRACE = os.path.join(settings.build_folder(), "functions.trace")
 
@@ -225,6 +228,44 @@ class Standby(Functions):
         self.report(f"the longest gap: {max(gaps):.3f} s; {sent - received} of {sent} pings were "
                     "lost, 10 a second")
         self.fetch_from(self.guest, IPS[0])
+
+
+class Readme(SystemTest):
+    """The commands that README.md has for a guest on a virtual function, word for word, in a folder
+    where all that they name is."""
+
+    def commands(self):
+        """What is looked at and written, the daemon's command, and the guest's."""
+        with open(os.path.join(settings.SOURCE, "README.md")) as file:
+            text = file.read()
+        block = text.split("From `lspci` to a guest on one:")[1].split("```")[1]
+        look, daemon = block.split("build/millraced ")
+        daemon, guest = daemon.split("&\nbuild/millrace-vmm ")
+        return look, f"build/millraced {daemon}", f"build/millrace-vmm {guest.strip()}"
+
+    def test_guest_on_a_function(self):
+        guest = Vmm(self.work, "web0")
+        for name, target in (("build", settings.build_folder()), ("vmlinuz", guest.command[2]),
+                             ("initrd.img", guest.command[4])):
+            os.symlink(target, self.work / name)
+        within = f"cd {self.work.path} && exec "
+        look, daemon, start = self.commands()
+        said = run(["bash", "-c", f"cd {self.work.path}\n{look}"], check=False).stdout
+        if shutil.which("lspci"):
+            self.assertRegex(said, f"(?m)^{PF} Ethernet controller")
+        self.assertRegex(said, rf"(?m)^ok +{PF}: .*7 virtual functions at most")
+        self.use(Child(["bash", "-c", within + daemon], str(self.work / "mill.log")))
+        wait_for("the guest's socket", lambda: os.path.exists("/run/millrace/web0.sock"), 60)
+        more = shlex.join(["--console", guest.path("console"), "--second-console",
+                           f"socket:{guest.path('agent')}"])
+        guest.command = ["bash", "-c", f"{within}{start} {more}"]
+        self.use(guest).start()
+        host = os.listdir(f"{FUNCTIONS}/{PF}/net")[0]
+        shell(f"ip addr replace 10.9.1.99/24 dev {host}")
+        scenes.address(guest, MACS[0], "10.9.1.1")
+        self.assertGreaterEqual(scenes.ping(guest, "10.9.1.99"), 3)
+        uplinks = run([settings.program("millctl"), "uplinks"]).stdout
+        self.assertRegex(uplinks, r"wire .*0000:01:10\.")
 
 
 if __name__ == "__main__":
