@@ -26,8 +26,10 @@ json names_in(std::string_view text) {
   return names;
 }
 
-json value_of(std::string_view key, const std::string& text) {
-  if (std::find(text_keys.begin(), text_keys.end(), key) != text_keys.end()) return text;
+json value_of(std::string_view kind, std::string_view key, const std::string& text) {
+  // A port's is an uplink's name, a disk's a word.
+  const bool flag = kind == "uplink" && key == "direct";
+  if (!flag && std::find(text_keys.begin(), text_keys.end(), key) != text_keys.end()) return text;
   if ((key == "trunk" || key == "reactors") && !text.starts_with('[')) {
     const auto list = json::parse("[" + text + "]", nullptr, false);
     if (!list.is_discarded()) return list;
@@ -41,7 +43,7 @@ json value_of(std::string_view key, const std::string& text) {
 
 }  // namespace
 
-base::Result<json> parse_arguments(const std::vector<std::string>& words) {
+base::Result<json> parse_arguments(const std::vector<std::string>& words, std::string_view kind) {
   json arguments = json::object();
   for (const auto& word : words) {
     const auto sign = word.find('=');
@@ -50,7 +52,7 @@ base::Result<json> parse_arguments(const std::vector<std::string>& words) {
     }
     const auto key = word.substr(0, sign);
     if (arguments.contains(key)) return base::fail("the key " + key + " is given twice");
-    arguments[key] = value_of(key, word.substr(sign + 1));
+    arguments[key] = value_of(kind, key, word.substr(sign + 1));
   }
   return arguments;
 }

@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.hpp"
@@ -10,7 +11,9 @@
 namespace millrace::ctl {
 
 // {"queues": 2, "name": "web0", "trunk": [10, 20]} from {"queues=2", "name=web0", "trunk=10,20"}.
-// Values are numbers, true, false and lists where the key takes them, else text.
-[[nodiscard]] base::Result<nlohmann::json> parse_arguments(const std::vector<std::string>& words);
+// Values are numbers, true, false and lists where the key takes them, else text. `kind` is what the
+// keys are of: some mean one thing here and another there.
+[[nodiscard]] base::Result<nlohmann::json> parse_arguments(const std::vector<std::string>& words,
+                                                           std::string_view kind = "");
 
 }  // namespace millrace::ctl

@@ -31,7 +31,7 @@ struct Request {
 };
 
 int add_unit(const Request& request) {
-  const auto arguments = parse_arguments(request.words);
+  const auto arguments = parse_arguments(request.words, request.kind);
   if (!arguments) {
     std::fprintf(stderr, "millctl: %s\n", arguments.error().message.c_str());
     return exit_usage;

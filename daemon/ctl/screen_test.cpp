@@ -210,6 +210,9 @@ TEST(Arguments, WordsBecomeWhatTheirKeysTake) {
                               {"device", "net_tap0,iface=mill0"},
                               {"members", {"wan0", "7"}},
                               {"bond", "802.3ad"}}));
+  EXPECT_EQ(parse_arguments({"direct=true"}, "uplink")->at("direct"), true);
+  EXPECT_EQ(parse_arguments({"direct=on"}, "disk")->at("direct"), "on");
+  EXPECT_EQ(parse_arguments({"direct=7"}, "port")->at("direct"), "7");
   EXPECT_EQ(parse_arguments({"name"}).error().message, "\"name\" is not key=value");
   EXPECT_EQ(parse_arguments({"a=1", "a=2"}).error().message, "the key a is given twice");
 }
