@@ -209,6 +209,9 @@ Command add_net(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--listen", load.listen, "make the sockets: the back-end connects to them");
   command->add_flag("--packed", load.packed, "packed rings instead of split ones");
+  command->add_flag(
+      "--inflight", load.inflight,
+      "with a region for what is in flight, as front-ends that a back-end may die on");
   add_common(*command, net->common);
   return [net] { return net->run(); };
 }

@@ -24,6 +24,7 @@ GuestConfig guest_of(const NetLoadConfig& config) {
   GuestConfig guest;
   guest.rings = 2;
   guest.listen = config.listen;
+  guest.inflight = config.inflight;
   guest.size = config.ring;
   guest.features = feature::mrg_rxbuf | (config.tso ? tso_features : 0) |
                    (config.packed ? virtio::feature::ring_packed : 0);

@@ -32,6 +32,7 @@ struct NetLoadConfig {
   std::uint16_t ring = 1024;    // of each queue
   bool listen = false;          // the back-end connects to us
   bool packed = false;
+  bool inflight = false;  // the back-end notes what it has: only then it may keep a buffer for long
   unsigned check_every = 64;
 };
 

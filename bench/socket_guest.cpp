@@ -87,6 +87,13 @@ base::Result<void> SocketGuest::share_memory() {
   return {};
 }
 
+// The back-end makes the region, and notes in it from then on what it has taken.
+base::Result<void> SocketGuest::share_inflight() {
+  auto made = frontend_->get_inflight_fd(static_cast<std::uint16_t>(config_.rings), config_.size);
+  if (!made) return base::Unexpected{made.error()};
+  return frontend_->set_inflight_fd(made->shape, made->fd.get());
+}
+
 base::Result<void> SocketGuest::set_up() {
   if (auto done = make_memory(); !done) return done;
   if (auto done = frontend_->set_owner(); !done) return done;
@@ -94,16 +101,23 @@ base::Result<void> SocketGuest::set_up() {
   if (!offered) return base::Unexpected{offered.error()};
   auto protocol = frontend_->get_protocol_features();
   if (!protocol) return base::Unexpected{protocol.error()};
-  const auto wished =
-      config_.protocol | (config_.slots > 1 ? vhost::wire::protocol::configure_mem_slots : 0);
+  const auto wished = config_.protocol |
+                      (config_.slots > 1 ? vhost::wire::protocol::configure_mem_slots : 0) |
+                      (config_.inflight ? vhost::wire::protocol::inflight_shmfd : 0);
   if (config_.slots > 1 && (*protocol & vhost::wire::protocol::configure_mem_slots) == 0) {
     return base::fail("this back-end does not take memory slot by slot");
+  }
+  if (config_.inflight && (*protocol & vhost::wire::protocol::inflight_shmfd) == 0) {
+    return base::fail("this back-end has no region for what is in flight");
   }
   if (auto done = frontend_->set_protocol_features(*protocol & wished); !done) return done;
   features_ = *offered &
               (config_.features | virtio::feature::version_1 | virtio::feature::protocol_features);
   if (auto done = frontend_->set_features(features_); !done) return done;
   if (auto done = share_memory(); !done) return done;
+  if (config_.inflight) {
+    if (auto done = share_inflight(); !done) return done;
+  }
   for (unsigned index = 0; index < config_.rings; ++index) {
     if (auto done = start_ring(index); !done) return done;
   }

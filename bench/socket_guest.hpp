@@ -50,6 +50,7 @@ struct GuestConfig {
   bool polled = false;          // no kick descriptors: the device polls
   bool enable = true;           // false: the rings start disabled
   bool listen = false;          // the back-end connects to us
+  bool inflight = false;        // with a region for what is in flight, which the back-end must have
 };
 
 class SocketGuest {
@@ -100,6 +101,7 @@ class SocketGuest {
   base::Result<void> set_up();
   base::Result<void> make_memory();
   base::Result<void> share_memory();
+  base::Result<void> share_inflight();
   void lay_out(GuestRing& ring);
 
   const GuestConfig config_;

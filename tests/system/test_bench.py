@@ -136,7 +136,9 @@ class Bench(SystemTest):
         seen = self.figures("net", nic, "--in", "--size", 64)
         self.assertEqual(seen["bytes"], 64 * seen["operations"])
         self.assertGreaterEqual(self.received(daemon, "a"), seen["operations"])
-        self.assertGreater(self.figures("net", nic, "--out", "--size", 64)["operations"], 0)
+        for more in ((), ("--inflight",)):
+            seen = self.figures("net", nic, "--out", "--size", 64, *more)
+            self.assertGreater(seen["operations"], 0)
 
     def test_limits(self):
         """What the machine does alone: the work that was asked for is done."""
