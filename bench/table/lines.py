@@ -54,10 +54,13 @@ class Client:
         if self.child.process.stdout.readline() != b"ready\n":
             self._failed()
 
-    def result(self):
-        """Starts it, and answers what it measured."""
+    def begin(self):
         self.child.process.stdin.write(b"\n")
         self.child.process.stdin.flush()
+
+    def result(self):
+        """Starts it, and answers what it measured."""
+        self.begin()
         text = self.child.process.stdout.read()
         if self.child.wait():
             self._failed()
