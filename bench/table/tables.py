@@ -11,6 +11,14 @@ def number(value, unit):
     return f"{value:.3g} {unit}"
 
 
+def amount(side, figure, unit):
+    """A side's figure; beside cycles the rate of the work, client included."""
+    text = number(side[figure], unit)
+    if figure == "cycles" and side.get("rate") is not None:
+        text += f", {number(side['rate'], '/s')}"
+    return text
+
+
 def goal_of(result):
     goal = result["goal"]
     if result["kind"] == "least":
@@ -47,10 +55,10 @@ def cells(result):
     theirs = result["theirs"]
     beside = theirs["name"]
     if theirs.get(figure) is not None:
-        beside += f" {number(theirs[figure], unit)}"
+        beside += f" {amount(theirs, figure, unit)}"
     title = title_of(result) + (f" ({result['note']})" if result["note"] else "")
     goal = goal_of(result) + ("" if result["met"] else ", **missed**")
-    return [result["row"], title, number(result["ours"][figure], unit), beside,
+    return [result["row"], title, amount(result["ours"], figure, unit), beside,
             compared_of(result), goal, stolen]
 
 

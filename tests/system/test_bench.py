@@ -320,6 +320,7 @@ class Table(SystemTest):
                 "model": "m", "cores": 2, "flags": []}, "kernel": "k"}, "versions": {},
                 "build": {}, "command": "c", "seconds": 1, "stolen_s": 0, "rows": rows}, file)
         out, _ = self.words("report", result, "--html", page, "--markdown", "/dev/stdout")
+        self.assertIn("| 100 cycles, 2.00 M/s | two <&> 100 cycles, 2.00 M/s |", out)
         for piece in ("at most 0.50 |", "at most 0.10, **missed**", "at least 0.10",
                       "at most 2 us more", "at most 760 cycles", "apt-get install it"):
             self.assertIn(piece, out)
@@ -334,6 +335,29 @@ class Table(SystemTest):
         self.assertEqual(root.tag, "{http://www.w3.org/2000/svg}svg")
         bars = [each.get("class") for each in root.iter("{http://www.w3.org/2000/svg}rect")]
         self.assertEqual(bars, ["met", "missed", "met"])
+
+    def test_published(self):
+        """The table and the picture in bench/results are the report of the run that is kept there;
+        README.md has a line of every row, SPECIFICATION.md every ratio."""
+        folder = os.path.join(settings.SOURCE, "bench/results")
+
+        def text_of(path):
+            with open(os.path.join(folder, path)) as file:
+                return file.read()
+        picture = self.work / "r.svg"
+        out, _ = self.words("report", f"{folder}/compare.json", "--svg", picture, "--markdown",
+                            "/dev/stdout")
+        self.assertIn(f"\n\n{out}\n", text_of("README.md"))
+        self.assertEqual(text_of(picture), text_of("compare.svg"))
+        readme, promises = (text_of(f"../../{name}.md") for name in ("README", "SPECIFICATION"))
+        for row in compare.ROWS:
+            self.assertIn(f"\n| {row} |", readme)
+        for result in json.loads(text_of("compare.json"))["rows"]:
+            start = f"| {result['row']}:"
+            lines = [line for line in promises.splitlines() if line.startswith(start)]
+            self.assertTrue(lines, result["row"])
+            if result.get("kind") in ("most", "least"):
+                self.assertIn(f"{result['compared']['median']:.2f}", "\n".join(lines))
 
     def test_refusals(self):
         """One line says what is wrong."""
