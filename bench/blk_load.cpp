@@ -41,18 +41,24 @@ bool holds(std::span<const std::byte> block, std::uint64_t number) {
   return true;
 }
 
+bool is_zeros(std::span<const std::byte> block) {
+  return std::ranges::all_of(block, [](std::byte each) { return each == std::byte{0}; });
+}
+
+// `zeros`: nothing is written, and what is read into buffers that hold something else is zeros.
 template <class Driver>
-Result<std::uint64_t> verify_disk(DiskEnd<Driver>& end) {
+Result<std::uint64_t> verify_disk(DiskEnd<Driver>& end, bool zeros) {
   if (end.disk().blocks > verified_max) return fail("a disk that is verified has a smaller span");
   std::vector<std::uint32_t> order(end.disk().blocks);
   std::iota(order.begin(), order.end(), 0u);
   for (const bool write : {true, false}) {
+    if (write && zeros) continue;
     std::shuffle(order.begin(), order.end(), std::mt19937_64{end.disk().blocks});
     std::size_t next = 0, done = 0;
     auto deadline = base::cycles() + base::ns_to_cycles(patience_ns);
     while (done < order.size()) {
       while (end.in_flight() < end.disk().config.depth && next < order.size()) {
-        if (write) fill(end.data(end.next_place()), order[next]);
+        if (write || zeros) fill(end.data(end.next_place()), order[next]);
         end.add(write, order[next++], base::cycles());
       }
       end.show();
@@ -61,9 +67,10 @@ Result<std::uint64_t> verify_disk(DiskEnd<Driver>& end) {
       while (const auto sent = end.reap()) {
         ++done;
         deadline = base::cycles() + base::ns_to_cycles(patience_ns);
-        if (!write && !holds(end.data(sent->place), sent->block)) {
-          return fail("block " + std::to_string(sent->block) + " does not hold what was written");
-        }
+        const auto data = end.data(sent->place);
+        if (write || (zeros ? is_zeros(data) : holds(data, sent->block))) continue;
+        return fail("block " + std::to_string(sent->block) +
+                    (zeros ? " does not read as zeros" : " does not hold what was written"));
       }
       if (!end.trouble().empty()) return fail(end.trouble());
       if (base::cycles() > deadline) return fail(stood_still(end.in_flight()));
@@ -81,21 +88,23 @@ class LoadOn final : public BlkLoad {
   }
 
   Result<LoadResult> run(const LoadTime& time) override;
-  Result<std::uint64_t> verify() override {
-    std::uint64_t blocks = 0;
-    for (auto& end : ends_) {
-      const auto verified = verify_disk(*end);
-      if (!verified) return verified;
-      blocks += *verified;
-    }
-    return blocks;
-  }
+  Result<std::uint64_t> verify() override { return verify_all(false); }
+  Result<std::uint64_t> verify_zeros() override { return verify_all(true); }
   [[nodiscard]] std::uint64_t capacity() const override { return ends_.front()->disk().capacity; }
   [[nodiscard]] std::uint64_t features() const override {
     return ends_.front()->disk().guest->features();
   }
 
  private:
+  Result<std::uint64_t> verify_all(bool zeros) {
+    std::uint64_t blocks = 0;
+    for (auto& end : ends_) {
+      const auto verified = verify_disk(*end, zeros);
+      if (!verified) return verified;
+      blocks += *verified;
+    }
+    return blocks;
+  }
   // Keeps the depth. Answers whether the device has anything new to see.
   bool fill_up(DiskEnd<Driver>& end) {
     if (end.in_flight() == config_.depth) return false;

@@ -44,6 +44,8 @@ class BlkLoad {
   // Writes known contents to the span, reads all of it back in another order with the same depth,
   // and compares. Answers how many blocks were read. DESTROYS what is there.
   virtual base::Result<std::uint64_t> verify() = 0;
+  // The same where there is nothing to write: every block has to read as zeros.
+  virtual base::Result<std::uint64_t> verify_zeros() = 0;
   [[nodiscard]] virtual std::uint64_t capacity() const = 0;  // bytes
   [[nodiscard]] virtual std::uint64_t features() const = 0;  // negotiated
 

@@ -50,15 +50,15 @@ namespace {
 struct Blk {
   BlkLoadConfig load;
   Common common;
-  bool verify = false;
+  bool verify = false, zeros = false;
 
   Result<void> run() {
     if (auto ok = prepare(common); !ok) return ok;
     auto made = BlkLoad::make(load);
     if (!made) return base::Unexpected{made.error()};
     json more = json::object();
-    if (verify) {
-      const auto verified = (*made)->verify();
+    if (verify || zeros) {
+      const auto verified = zeros ? (*made)->verify_zeros() : (*made)->verify();
       if (!verified) return base::Unexpected{verified.error()};
       more["verified_blocks"] = *verified;
     }
@@ -175,6 +175,8 @@ Command add_blk(CLI::App& app) {
   command->add_option("--gap", load.gap_us, "microseconds of nothing before each request");
   command->add_flag("--verify", blk->verify,
                     "first write known contents and read them back: DESTROYS what is there");
+  command->add_flag("--zeros", blk->zeros, "first read all of it, which has to be zeros")
+      ->excludes("--verify");
   command->add_flag("--listen", load.listen, "make the socket: the back-end connects to it");
   command->add_flag("--packed", load.packed, "packed rings instead of split ones");
   add_common(*command, blk->common);
@@ -192,6 +194,8 @@ Command add_net(CLI::App& app) {
   command->add_flag("--out", load.out, "one NIC: frames that the back-end takes");
   command->add_flag("--in", load.in, "one NIC: frames that the back-end brings");
   command->add_option("--size", load.frame, "bytes of a frame")->capture_default_str();
+  command->add_option("--expect", load.expect,
+                      "--in: a capture (pcap); every frame that comes has to be one of its");
   command->add_flag("--tso", load.tso, "frames are TCP, to be cut up where the receiver wants it");
   command->add_option("--rate", load.rate, "frames a second (default: as many as go)");
   command->add_option("--addresses", load.addresses, "addresses that the frames go to")

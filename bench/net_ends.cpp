@@ -1,5 +1,6 @@
 #include "bench/net_ends.hpp"
 
+#include <algorithm>
 #include <chrono>
 
 #include "virtio/features.hpp"
@@ -59,6 +60,13 @@ Result<std::unique_ptr<SocketGuest>> connect_nic(const NetLoadConfig& config,
 
 Result<std::unique_ptr<SocketGuest>> lone_nic(const NetLoadConfig& config) {
   return SocketGuest::alone(guest_of(config));
+}
+
+unsigned due(double rate, unsigned burst, std::uint64_t begun, std::uint64_t put_up) {
+  if (rate == 0) return burst;
+  const auto passed = static_cast<double>(base::cycles_to_ns(base::cycles() - begun)) / 1e9;
+  const auto wanted = static_cast<std::uint64_t>(passed * rate);
+  return static_cast<unsigned>(std::min<std::uint64_t>(wanted - std::min(wanted, put_up), burst));
 }
 
 void set_address(std::byte* mac, std::uint32_t number) {

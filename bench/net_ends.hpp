@@ -35,6 +35,10 @@ base::Result<std::unique_ptr<SocketGuest>> lone_nic(const NetLoadConfig& config)
 // FrameShape's. `number` below 2^24.
 void set_address(std::byte* mac, std::uint32_t number);
 
+// How many frames to put up now, `put_up` of them being up since `begun` (TSC cycles), to keep to
+// `rate` a second; 0: `burst`, which is also the most.
+unsigned due(double rate, unsigned burst, std::uint64_t begun, std::uint64_t put_up);
+
 // A NIC's transmit side: frames of one shape, a buffer for each place.
 template <class Driver>
 class Sender {

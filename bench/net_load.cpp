@@ -124,7 +124,6 @@ class LoadOn final : public NetLoad {
   void look(const FrameShape& shape, Pieces pieces, NetResult& result,
             base::FineHistogram& latency);
   bool right(const FrameShape& shape, Pieces pieces);
-  unsigned due(std::uint64_t begun);
   [[nodiscard]] std::uint64_t kicks() const {
     std::uint64_t sum = 0;
     for (const auto& pair : pairs_) sum += pair->kicks();
@@ -168,16 +167,6 @@ void LoadOn<Driver>::look(const FrameShape& shape, Pieces pieces, NetResult& res
   result.wrong += right(shape, pieces) ? 0 : 1;
 }
 
-// How many frames to put up now.
-template <class Driver>
-unsigned LoadOn<Driver>::due(std::uint64_t begun) {
-  if (config_.rate == 0) return config_.burst;
-  const auto passed = static_cast<double>(base::cycles_to_ns(base::cycles() - begun)) / 1e9;
-  const auto wanted = static_cast<std::uint64_t>(passed * config_.rate);
-  return static_cast<unsigned>(
-      std::min<std::uint64_t>(wanted - std::min(wanted, put_up_), config_.burst));
-}
-
 template <class Driver>
 Result<NetResult> LoadOn<Driver>::run(const LoadTime& time) {
   NetResult result;
@@ -187,7 +176,7 @@ Result<NetResult> LoadOn<Driver>::run(const LoadTime& time) {
   put_up_ = 0;
   for (std::size_t turn = 0;; turn = turn + 1 < pairs_.size() ? turn + 1 : 0) {
     auto& pair = *pairs_[turn];
-    const auto count = due(begun);
+    const auto count = due(config_.rate, config_.burst, begun, put_up_);
     const auto sent = count > 0 ? pair.send(count) : 0;
     put_up_ += sent;
     result.sent += pace.counts() ? sent : 0;
@@ -243,6 +232,7 @@ Result<void> check(const NetLoadConfig& config) {
   if (!config.to.empty() && (config.out || config.in)) {
     return fail("--out and --in are for one NIC alone; leave the second socket out");
   }
+  if (!config.expect.empty() && !config.in) return fail("--expect is for --in");
   if (config.pairs.size() % 2 != 0) return fail("sockets come in pairs: from, to, from, to...");
   if (config.pairs.size() / 2 >= pairs_max) {
     return fail("at most " + std::to_string(pairs_max) + " pairs of sockets");

@@ -23,6 +23,7 @@ struct NetLoadConfig {
   // Of a single NIC: frames go out and are counted when the device is done with them; frames that
   // come in are counted, whatever they are.
   bool out = false, in = false;
+  std::string expect;           // a capture; of `in`: what is no frame of its is wrong
   std::uint32_t addresses = 1;  // that the frames go to, all learned before, at the receiver's port
   unsigned slots = 1;           // regions that each NIC's memory is in
   std::uint32_t frame = 64;     // bytes without the frame check sequence, 60 at least

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/clock.hpp"
+#include "bench/capture.hpp"
 #include "bench/free_device.hpp"
 #include "bench/net_ends.hpp"
 
@@ -25,18 +26,26 @@ class OneWay final : public NetLoad {
         sender_{*guest_, shape_},
         receiver_{*guest_} {}
 
+  // What comes in has to be one of these; none: anything may come.
+  void expect(FrameSet frames) { expected_ = std::move(frames); }
+
   Result<NetResult> run(const LoadTime& time) override {
     NetResult result;
     const base::FineHistogram none;  // nothing says when a frame arrived, or when it was sent
     Pace pace{time};
     if (!config_.out) sender_.send(1);  // so that a switch knows where this NIC is
+    const auto begun = base::cycles();
+    std::uint64_t put_up = 0;
     for (;;) {
       const auto before = sender_.taken();
-      const auto sent = config_.out ? sender_.send(config_.burst) : 0;
+      const auto sent =
+          config_.out ? sender_.send(due(config_.rate, config_.burst, begun, put_up)) : 0;
+      put_up += sent;
       const auto gone = static_cast<unsigned>(sender_.taken() - before);
       std::uint64_t bytes = 0;
       const auto received = receiver_.receive([&](auto pieces) {
         for (const auto& piece : pieces) bytes += piece.size();
+        if (!expected_.empty() && !expected_.contains(whole_of(pieces))) ++result.wrong;
       });
       if (received > 0) receiver_.refill();
       if (sender_.broken() || receiver_.broken()) {
@@ -64,18 +73,28 @@ class OneWay final : public NetLoad {
   const FrameShape shape_;
   Sender<Driver> sender_;
   Receiver<Driver> receiver_;
+  FrameSet expected_;
 };
+
+template <class Driver>
+Result<std::unique_ptr<NetLoad>> make_on(const NetLoadConfig& config,
+                                         std::unique_ptr<SocketGuest> guest) {
+  auto load = std::make_unique<OneWay<Driver>>(config, std::move(guest));
+  if (!config.expect.empty()) {
+    auto frames = read_capture(config.expect);
+    if (!frames) return base::Unexpected{frames.error()};
+    load->expect(*std::move(frames));
+  }
+  return std::unique_ptr<NetLoad>{std::move(load)};
+}
 
 }  // namespace
 
 Result<std::unique_ptr<NetLoad>> make_one_way(const NetLoadConfig& config) {
   auto guest = connect_nic(config, config.from);
   if (!guest) return base::Unexpected{guest.error()};
-  if (config.packed) {
-    return std::unique_ptr<NetLoad>{
-        std::make_unique<OneWay<PackedDriver>>(config, *std::move(guest))};
-  }
-  return std::unique_ptr<NetLoad>{std::make_unique<OneWay<SplitDriver>>(config, *std::move(guest))};
+  return config.packed ? make_on<PackedDriver>(config, *std::move(guest))
+                       : make_on<SplitDriver>(config, *std::move(guest));
 }
 
 Result<NetResult> NetLoad::ceiling(const NetLoadConfig& config, int core, const LoadTime& time) {

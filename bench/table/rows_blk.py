@@ -9,11 +9,16 @@ from tests.rig.process import RigError, run
 
 from .contestants import Bare, Millrace
 from .lines import Judge, Line, Side
-from .rows_net import two_ports
+from .rows_net import frames, two_ports
 
 STORE = 512 << 20  # bytes of the store in memory, as `limit memcpy` has it
 IMAGE = 512 << 20
 VERIFIED = 64 << 20
+
+
+def of_zeros(contestant, words, name="", span=VERIFIED):
+    """A side whose disks are of nothing: there they have zeros."""
+    return Side(contestant, words, name, [*words, "--zeros", "--span", span])
 
 
 def nothing(daemon):
@@ -28,13 +33,13 @@ def null_disk(bench, stack):
     theirs.pause()
     if bench.wants("B1"):
         words = ["blk", "@null", "--depth", 128]
-        yield Line("B1", "4 KiB random read, 128 in flight, null", Side(ours, words),
-                   Side(theirs, words),
+        yield Line("B1", "4 KiB random read, 128 in flight, null", of_zeros(ours, words),
+                   of_zeros(theirs, words),
                    [Judge("rate", "least", 8), Judge("cycles", "value", 760)])
     if bench.wants("B2"):
         words = ["blk", "@null", "--depth", 1]
-        yield Line("B2", "4 KiB random read, 1 in flight, null", Side(ours, words),
-                   Side(theirs, words), [Judge("p50", "most", 1 / 4)])
+        yield Line("B2", "4 KiB random read, 1 in flight, null", of_zeros(ours, words),
+                   of_zeros(theirs, words), [Judge("p50", "most", 1 / 4)])
 
 
 def bare(bench, name, *words):
@@ -98,8 +103,9 @@ def many_disks(bench, stack):
 
     ours = stack.enter_context(Millrace(bench.work, bench.core, set_up))
     yield Line("B5", "64 disks with 2 in flight each, 4 KiB random read, null",
-               Side(ours, ["blk", *(f"@{name}" for name in names), "--depth", 2]),
-               Side(ours, ["blk", "@d0", "--depth", 128], "1 disk with 128"),
+               of_zeros(ours, ["blk", *(f"@{name}" for name in names), "--depth", 2],
+                        span=VERIFIED // len(names)),
+               of_zeros(ours, ["blk", "@d0", "--depth", 128], "1 disk with 128"),
                [Judge("cycles", "most", 1.2)])
 
 
@@ -109,10 +115,9 @@ def adaptive(bench, stack):
     for mode in ("adaptive", "poll"):
         modes[mode] = stack.enter_context(Millrace(bench.work, bench.core, two_ports, mode, mode))
         modes[mode].pause()
-    words = ["net", "@a", "@b", "--size", 64]
+    words = ("@a", "@b", "--size", 64)
     yield Line("I1", "adaptive mode beside poll mode under load, 64 B",
-               Side(modes["adaptive"], words, "adaptive", [*words, "--check-every", 1]),
-               Side(modes["poll"], words, "poll"),
+               *(frames(each, *words, name=mode) for mode, each in modes.items()),
                [Judge("rate", "least", 0.97), Judge("cycles", "most", 1.03)])
 
 
@@ -121,7 +126,7 @@ def wake_up(bench, stack):
     ours = stack.enter_context(Millrace(bench.work, bench.core, nothing))
     ours.pause()
     yield Line("I1", "a request every 2 ms: the wake-up, beside a bare eventfd and epoll",
-               Side(ours, ["blk", "@null", "--depth", 1, "--gap", 2000]),
+               of_zeros(ours, ["blk", "@null", "--depth", 1, "--gap", 2000]),
                Side(Bare("eventfd"), ["limit", "wakeup", "--gap", 2000, "--other", bench.core]),
                [Judge("p99", "added", 15)])
 

@@ -1,5 +1,6 @@
 """Rows of frames: N1 to N7."""
 
+import functools
 import json
 
 from tests.rig import pcap, settings
@@ -7,6 +8,7 @@ from tests.rig.peers import HugePages, NetVhost, OpenVSwitch
 from tests.rig.process import run
 
 from .contestants import Millrace
+from .kept import HERE, THERE, OutSide
 from .lines import Judge, Line, Side
 
 CYCLES = "cycles"
@@ -88,43 +90,43 @@ def ceiling(bench, *words):
     return note
 
 
-def uplink_out(bench, stack):
-    """N4, out: frames of the guest's to a device that forgets them."""
-    device = "net_null0,no-rx=1"
-
+def with_uplink(bench, device, name="mill"):
     def set_up(daemon):
         daemon.port("a")
-        daemon.uplink("null", device)
+        daemon.uplink("uplink", device)
+    return Millrace(bench.work, bench.core, set_up, name)
 
+
+def beside_testpmd(bench, stack, device, name):
     stack.enter_context(HugePages(HUGE_PAGES))
-    ours = stack.enter_context(Millrace(bench.work, bench.core, set_up))
+    ours = stack.enter_context(with_uplink(bench, device))
     ours.pause()
-    theirs = stack.enter_context(NetVhost(bench.work, bench.core, device))
+    theirs = stack.enter_context(NetVhost(bench.work, bench.core, device, name))
     theirs.pause()
+    return ours, theirs
+
+
+def uplink_out(bench, stack):
+    """N4, out: frames of the guest's to a device that forgets them."""
+    ours, theirs = beside_testpmd(bench, stack, "net_null0,no-rx=1", "out")
+    makers = (functools.partial(with_uplink, bench),
+              functools.partial(NetVhost, bench.work, bench.core))
     for size, wire, goal in ((64, 64, 2 / 3), (1500, 1514, 1 / 3)):
         words = ["net", "@a", "--out", "--size", wire]
-        yield Line("N4", f"guest to null uplink, {size} B", Side(ours, words), Side(theirs, words),
+        sides = [OutSide(each, words, size=wire, keeper=functools.partial(make, name=f"kept{size}"))
+                 for each, make in zip((ours, theirs), makers)]
+        yield Line("N4", f"guest to null uplink, {size} B", *sides,
                    [Judge(CYCLES, "most", goal)], ceiling(bench, "--out", "--size", wire))
 
 
 def uplink_in(bench, stack, size, wire, goal):
     """N4, back: frames of a device that has them without end (net_null's have no address)."""
     path = bench.work / f"frames{size}.pcap"
-    pcap.write(path, [pcap.frame("02:0a:00:00:00:00", "02:0b:00:00:00:00", number, wire)
-                      for number in range(256)])
-    device = f"net_pcap0,rx_pcap={path},infinite_rx=1"
-
-    def set_up(daemon):
-        daemon.port("a")
-        daemon.uplink("endless", device)
-
-    stack.enter_context(HugePages(HUGE_PAGES))
-    ours = stack.enter_context(Millrace(bench.work, bench.core, set_up))
-    ours.pause()
-    theirs = stack.enter_context(NetVhost(bench.work, bench.core, device, f"in{size}"))
-    theirs.pause()
+    pcap.write(path, [pcap.frame(HERE, THERE, number, wire) for number in range(256)])
+    each = beside_testpmd(bench, stack, f"net_pcap0,rx_pcap={path},infinite_rx=1", f"in{size}")
     words = ["net", "@a", "--in", "--size", wire]
-    yield Line("N4", f"null uplink to guest, {size} B", Side(ours, words), Side(theirs, words),
+    yield Line("N4", f"null uplink to guest, {size} B",
+               *(Side(side, words, twin=[*words, "--expect", path]) for side in each),
                [Judge(CYCLES, "most", goal)], ceiling(bench, "--in", "--size", wire))
 
 

@@ -2,13 +2,14 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from xml.etree import ElementTree
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from bench.table import compare, guests, virtio_user
+from bench.table import compare, guests, kept, virtio_user
 from bench.table.contestants import Millrace
 from bench.table.lines import PERCENTILES
 from tests.rig import pcap, peers, settings
@@ -61,6 +62,22 @@ class Bench(SystemTest):
         counters = counted["counters"]
         self.assertGreaterEqual(counters["read_requests"] + counters["write_requests"], done)
 
+    def test_zeros(self):
+        """--zeros takes a disk that reads as zeros, and no other."""
+        path = self.work / "contents.img"
+        with open(path, "wb") as file:
+            file.truncate(1 << 20)
+            file.seek(0x7F000)
+            file.write(b"\1")
+        daemon = Daemon(self.work)
+        nulls = [daemon.disk(f"null{number}", backend="null", size="16 MiB") for number in range(2)]
+        contents = daemon.disk("contents", path=str(path))
+        self.use(daemon.start())
+        for options in ((), ("--packed",), ("--depth", 1, "--span", 1 << 20)):
+            seen = self.figures("blk", *nulls, "--zeros", *options)
+            self.assertEqual(seen["verified_blocks"], 2 * (256 if options[:-1] else 4096))
+        self.refused("block 127 does not read as zeros", "blk", contents, "--zeros")
+
     def test_frames(self):
         """Frames of all kinds arrive as they were sent, in both ring formats."""
         self.daemon()
@@ -96,6 +113,8 @@ class Bench(SystemTest):
         self.refused("second socket", "net", self.nics[0])
         self.refused("leave the second socket out", "net", *self.nics, "--out")
         self.refused("in pairs", "net", *self.nics, self.nics[0])
+        self.refused("--expect", "net", *self.nics, "--expect", "frames.pcap")
+        self.refused("--verify", "blk", self.disk, "--zeros", "--verify")
         self.refused("--gap", "blk", self.disk, "--gap", 100)
         self.refused("--file", "limit", "uring")
         self.refused("memcpy", "limit", "nothing")
@@ -127,8 +146,10 @@ class Bench(SystemTest):
 
     def test_one_way(self):
         """Frames that go out of one NIC, and those that come in, are the daemon's as well."""
-        path = self.work / "frames.pcap"
-        pcap.write(path, [pcap.frame("02:0a:00:00:00:00", "02:0b:00:00:00:00", 1, 64)])
+        path, others = self.work / "frames.pcap", self.work / "others.pcap"
+        frames = [pcap.frame(kept.HERE, kept.THERE, number, 64) for number in range(3)]
+        pcap.write(path, frames[:2])
+        pcap.write(others, frames[1:])
         daemon = Daemon(self.work)
         nic = daemon.port("a")
         daemon.uplink("endless", f"net_pcap0,rx_pcap={path},infinite_rx=1")
@@ -136,6 +157,14 @@ class Bench(SystemTest):
         seen = self.figures("net", nic, "--in", "--size", 64)
         self.assertEqual(seen["bytes"], 64 * seen["operations"])
         self.assertGreaterEqual(self.received(daemon, "a"), seen["operations"])
+        seen = self.figures("net", nic, "--in", "--size", 64, "--expect", path)
+        self.assertEqual(seen["wrong"], 0)
+        self.assertGreater(seen["operations"], 0)
+        status, _, err = self.bench("net", nic, "--in", "--seconds", 0.2, "--expect", others)
+        self.assertEqual((status, "not what was sent" in err), (1, True), err)
+        self.refused("not a capture", "net", nic, "--in", "--expect", __file__)
+        seen = self.figures("net", nic, "--out", "--size", 64, "--rate", 5000)
+        self.assertLess(abs(seen["per_second"] - 5000), 1000)
         for more in ((), ("--inflight",)):
             seen = self.figures("net", nic, "--out", "--size", 64, *more)
             self.assertGreater(seen["operations"], 0)
@@ -294,6 +323,35 @@ class Table(SystemTest):
             for side in ("ours", "theirs"):
                 self.assertGreater(row[side][row["figure"]], 0)
                 self.assertRegex(row["verified"][side], "^800 frames|bytes through TCP")
+
+    def test_payloads_of_every_side(self):
+        """No row counts what was not verified before: all but the bare machine."""
+        if not os.path.exists(peers.OVS):
+            self.skipTest("there is no OVS with DPDK")
+        result = self.work / "r.json"
+        self.words("compare", "N4", "B1", "B2", "B5", "I1", "--rounds", 1, "--seconds", 0.1,
+                   "--json", result)
+        with open(result) as file:
+            rows = json.load(file)["rows"]
+        self.assertEqual({row["row"] for row in rows}, {"N4", "B1", "B2", "B5", "I1"})
+        for row in rows:
+            for side, seen in row["verified"].items():
+                bare = row[side]["name"] == "eventfd"
+                self.assertRegex(seen, "^nothing" if bare else "^[1-9][0-9]* (frames|blocks)|^a f")
+
+    def test_frames_that_left(self):
+        """Frames that leave by an uplink are compared with those that were sent, each with each."""
+        sent = [struct.pack("<QQ", number, 12345) for number in range(4)]
+        bare, at = kept.sent(100), kept.STAMP.start
+        frames = [bare[:at] + stamp + bare[at:] for stamp in sent]
+        kept.check(frames, 100, "it")
+        broken = frames[1][:-1] + b"x"
+        for wrong, piece in (([frames[0], broken], "frame 1 left it otherwise"),
+                             ([frames[0], frames[2]], "frame 2 left it where frame 1"),
+                             ([frames[0], frames[0]], "frame 0 left it where frame 1"),
+                             ([frames[0][:-1]], "frame 0 left it otherwise")):
+            with self.assertRaisesRegex(RigError, piece):
+                kept.check(wrong, 100, "it")
 
     def test_report_of_all_kinds(self):
         """Ratios, differences, figures of their own, latencies, and what could not be measured."""
