@@ -26,8 +26,11 @@ struct BlkLoadConfig {
   unsigned write_percent = 0;  // of the requests, the others read
   bool sequential = false;     // else at random places, multiples of `block`
   bool listen = false;         // the back-end connects to us
-  bool packed = false;         // ring format to ask for; split is what every back-end has
-  std::uint64_t span = 0;      // bytes of the disk to use from its start; 0: all
+  // As a stock Linux driver behind QEMU: event index, each request one descriptor that names a
+  // table, and a region for what is in flight, each where the back-end has it.
+  bool stock = false;
+  bool packed = false;     // ring format to ask for; split is what every back-end has
+  std::uint64_t span = 0;  // bytes of the disk to use from its start; 0: all
 };
 
 class BlkLoad {

@@ -31,8 +31,10 @@ Result<Disk> find_disk(const BlkLoadConfig& config) {
   guest.size = static_cast<std::uint16_t>(std::bit_ceil(config.depth * request_segments));
   guest.features = wire::blk_feature::ro | wire::blk_feature::blk_size |
                    wire::blk_feature::seg_max | wire::blk_feature::flush |
-                   (config.packed ? virtio::feature::ring_packed : 0);
-  const std::uint64_t places = guest.size / request_segments;
+                   (config.packed ? virtio::feature::ring_packed : 0) |
+                   (config.stock ? stock_features : 0);
+  if (config.stock) guest.inflight = GuestConfig::Inflight::if_there;
+  const std::uint64_t places = config.stock ? guest.size : guest.size / request_segments;
   guest.memory = rings_bytes + places * (config.block + sizeof(RequestRoom));
   guest.memory = (guest.memory + page - 1) / page * page;
   auto made = SocketGuest::connect(config.socket, guest, connect_patience);

@@ -28,7 +28,8 @@ class FrameShape {
   [[nodiscard]] std::uint32_t size() const { return static_cast<std::uint32_t>(bytes_.size()); }
   [[nodiscard]] const virtio::wire::NetHeader& header() const { return header_; }
   [[nodiscard]] std::span<const std::byte> bytes() const { return bytes_; }
-  [[nodiscard]] std::size_t stamp_at() const { return stamp_at_; }
+  [[nodiscard]] std::size_t stamp_at() const { return stamp_at_; }  // where the headers end
+  [[nodiscard]] bool is_tcp() const { return header_.flags != 0; }
   // Whether `received` (any length) is such a frame, whatever its stamp is. Of one with an offload
   // request the checksums are not looked at: a switch may complete them.
   [[nodiscard]] bool matches(std::span<const std::byte> received) const;

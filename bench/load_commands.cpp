@@ -179,6 +179,9 @@ Command add_blk(CLI::App& app) {
       ->excludes("--verify");
   command->add_flag("--listen", load.listen, "make the socket: the back-end connects to it");
   command->add_flag("--packed", load.packed, "packed rings instead of split ones");
+  command->add_flag("--stock", load.stock,
+                    "as stock Linux drivers: event index, a table for each request, a region for "
+                    "what is in flight");
   add_common(*command, blk->common);
   return [blk] { return blk->run(); };
 }
@@ -213,6 +216,8 @@ Command add_net(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--listen", load.listen, "make the sockets: the back-end connects to them");
   command->add_flag("--packed", load.packed, "packed rings instead of split ones");
+  command->add_flag("--stock", load.stock,
+                    "as stock Linux drivers: event index; --tso: fragments of a page in a table");
   command->add_flag(
       "--inflight", load.inflight,
       "with a region for what is in flight, as front-ends that a back-end may die on");

@@ -18,17 +18,26 @@ constexpr std::uint64_t rings_bytes = 8u << 20;
 constexpr std::uint64_t tso_features =
     feature::csum | feature::guest_csum | feature::host_tso4 | feature::guest_tso4;
 
+// Beside a frame's own bytes: two pages that are not full, and a table.
+constexpr std::uint64_t fragments_room =
+    2 * nic_page + RingDriver::table_size(FrameShape::most / nic_page + 2);
+
+bool fragmented(const NetLoadConfig& config) {
+  return config.stock && config.tso;
+}
+
 GuestConfig guest_of(const NetLoadConfig& config) {
   // Both directions at once: frames of the load and the small ones that go back.
   const auto buffer = std::uint64_t{config.frame} * (config.slots > 1 ? 2 : 1) + FrameShape::least +
-                      rx_buffer + 256;
+                      rx_buffer + 256 + (fragmented(config) ? fragments_room : 0);
   GuestConfig guest;
   guest.rings = 2;
   guest.listen = config.listen;
-  guest.inflight = config.inflight;
+  if (config.inflight) guest.inflight = GuestConfig::Inflight::needed;
   guest.size = config.ring;
   guest.features = feature::mrg_rxbuf | (config.tso ? tso_features : 0) |
-                   (config.packed ? virtio::feature::ring_packed : 0);
+                   (config.packed ? virtio::feature::ring_packed : 0) |
+                   (config.stock ? stock_features : 0);
   guest.memory = (rings_bytes + config.ring * (buffer + nic_page)) / nic_page * nic_page;
   guest.slots = config.slots;
   // The rings; buffers begin within it and go on in the others.
@@ -41,6 +50,11 @@ GuestConfig guest_of(const NetLoadConfig& config) {
 }
 
 }  // namespace
+
+Buffers buffers_of(const NetLoadConfig& config) {
+  if (fragmented(config)) return Buffers::fragments;
+  return config.slots > 1 ? Buffers::whole_pages : Buffers::tight;
+}
 
 Result<std::unique_ptr<SocketGuest>> connect_nic(const NetLoadConfig& config,
                                                  const std::string& socket) {

@@ -31,6 +31,11 @@ base::Result<std::unique_ptr<SocketGuest>> connect_nic(const NetLoadConfig& conf
 // The same for a guest that no device serves.
 base::Result<std::unique_ptr<SocketGuest>> lone_nic(const NetLoadConfig& config);
 
+// How frames lie in the sender's memory: one after the other; none across a page, so that none is
+// in two regions; or as Linux has a packet of TCP, its headers alone and the rest in pages.
+enum class Buffers : std::uint8_t { tight, whole_pages, fragments };
+Buffers buffers_of(const NetLoadConfig& config);
+
 // Which of many addresses a frame goes to or comes from: written over the last bytes of one of a
 // FrameShape's. `number` below 2^24.
 void set_address(std::byte* mac, std::uint32_t number);
@@ -43,18 +48,28 @@ unsigned due(double rate, unsigned burst, std::uint64_t begun, std::uint64_t put
 template <class Driver>
 class Sender {
  public:
-  // `whole_pages`: no buffer crosses a page, so none lies in two regions of the guest's memory.
-  Sender(SocketGuest& guest, const FrameShape& shape, bool whole_pages = false)
+  Sender(SocketGuest& guest, const FrameShape& shape, Buffers kind = Buffers::tight)
       : guest_{guest},
         shape_{shape},
-        driver_{guest, tx_ring, 1},
-        buffer_{(header_size + shape.size() + 63) / 64 * 64} {
-    if (whole_pages && buffer_ < nic_page) buffer_ = std::bit_ceil(buffer_);
+        head_{header_size +
+              (kind == Buffers::fragments && shape.is_tcp() ? shape.stamp_at() : shape.size())},
+        rest_{header_size + shape.size() - head_},
+        chain_(1 + (rest_ + nic_page - 1) / nic_page),
+        driver_{guest, tx_ring, static_cast<unsigned>(chain_.size())},
+        stamp_at_{rest_ > 0 ? nic_page : header_size + shape.stamp_at()},
+        buffer_{rest_ > 0 ? chain_.size() * nic_page : (head_ + 63) / 64 * 64} {
+    if (kind == Buffers::whole_pages && buffer_ < nic_page) buffer_ = std::bit_ceil(buffer_);
     buffers_ = guest.allocate(driver_.places() * buffer_, nic_page);
+    const auto head = shape.bytes().first(head_ - header_size), rest = shape.bytes().last(rest_);
     for (unsigned place = 0; place < driver_.places(); ++place) {
       auto* const at = guest.at(buffers_ + place * buffer_);
       std::memcpy(at, &shape.header(), header_size);
-      std::ranges::copy(shape.bytes(), at + header_size);
+      std::ranges::copy(head, at + header_size);
+      std::ranges::copy(rest, at + nic_page);
+    }
+    chain_.front().length = static_cast<std::uint32_t>(head_);
+    for (std::size_t i = 1, left = rest_; i < chain_.size(); ++i, left -= nic_page) {
+      chain_[i].length = static_cast<std::uint32_t>(std::min<std::size_t>(left, nic_page));
     }
   }
   // From now on frames go to (or come from) `count` addresses in turn, not in their order.
@@ -73,9 +88,9 @@ class Sender {
         set_address(frame + vary_at_, static_cast<std::uint32_t>(number_ * stride % addresses_));
       }
       const Stamp stamp{number_++, now};
-      std::memcpy(frame + shape_.stamp_at(), &stamp, sizeof stamp);
-      const Segment segment{at, static_cast<std::uint32_t>(header_size) + shape_.size(), false};
-      driver_.add({&segment, 1});
+      std::memcpy(guest_.at(at) + stamp_at_, &stamp, sizeof stamp);
+      for (std::size_t i = 0; i < chain_.size(); ++i) chain_[i].address = at + i * nic_page;
+      driver_.add(chain_);
     }
     if (driver_.publish()) {
       driver_.kick();
@@ -100,7 +115,10 @@ class Sender {
 
   SocketGuest& guest_;
   const FrameShape& shape_;
+  const std::size_t head_, rest_;  // bytes in the first descriptor, and in all others
+  std::vector<Segment> chain_;
   Driver driver_;
+  const std::size_t stamp_at_;
   std::uint64_t buffer_, buffers_ = 0;
   std::size_t vary_at_ = 0;
   std::uint32_t addresses_ = 1;

@@ -41,9 +41,9 @@ class Pair {
         to_{std::move(to)},
         shape_{mac_of(number, 0x0a), mac_of(number, 0x0b), config.frame, config.tso},
         back_{mac_of(number, 0x0b), mac_of(number, 0x0a), FrameShape::least, false},
-        sender_{*from_, shape_, config.slots > 1},
+        sender_{*from_, shape_, buffers_of(config)},
         receiver_{*to_},
-        back_sender_{*to_, back_, config.slots > 1},
+        back_sender_{*to_, back_, buffers_of(config)},
         back_receiver_{*from_},
         addresses_{config.addresses} {
     sender_.vary_destination(addresses_);

@@ -33,6 +33,9 @@ struct NetLoadConfig {
   std::uint16_t ring = 1024;    // of each queue
   bool listen = false;          // the back-end connects to us
   bool packed = false;
+  // As stock Linux drivers: event index, and packets to be cut up in fragments of a page each,
+  // which a table names.
+  bool stock = false;
   bool inflight = false;  // the back-end notes what it has: only then it may keep a buffer for long
   unsigned check_every = 64;
 };

@@ -23,7 +23,7 @@ class OneWay final : public NetLoad {
       : config_{config},
         guest_{std::move(guest)},
         shape_{here, there, config.frame, config.tso},
-        sender_{*guest_, shape_},
+        sender_{*guest_, shape_, buffers_of(config)},
         receiver_{*guest_} {}
 
   // What comes in has to be one of these; none: anything may come.

@@ -1,8 +1,10 @@
 // The driver's side of one virtqueue at native speed: SplitDriver and PackedDriver, alike.
 //
 // Every buffer is a chain of the same number of descriptors, so that a ring of N descriptors has
-// N / segments places and a buffer is known by its place. A device may finish them in any order.
-// Kicks are asked for by the device (no event index here), calls are never. One thread; the ring's
+// N / segments places and a buffer is known by its place. Where indirect descriptors were
+// negotiated a chain of more than one is a table, as with Linux: N places, each with table_size()
+// bytes of the guest's memory. A device may finish them in any order. Kicks are asked for by the
+// device, with its event index if that was negotiated; calls are never. One thread; the ring's
 // guest outlives the driver.
 #pragma once
 
@@ -30,6 +32,9 @@ class RingDriver {
   // The place of the next buffer, below places(). There must be room.
   [[nodiscard]] unsigned next_place() const { return free_.back(); }
   void kick() { guest_.kick(ring_); }
+  static constexpr std::uint64_t table_size(unsigned segments) {
+    return (segments * sizeof(virtio::wire::Descriptor) + 63) / 64 * 64;
+  }
   // The device gave back what it was not given: nothing comes from reap() any more.
   [[nodiscard]] bool broken() const { return broken_; }
 
@@ -38,11 +43,16 @@ class RingDriver {
   unsigned take_place();
   // False: that is no place, or all are free; the device is broken().
   bool free_place(unsigned place);
+  [[nodiscard]] std::uint64_t table_of(unsigned place) const {
+    return tables_ + place * table_size(segments_);
+  }
 
   SocketGuest& guest_;
-  const unsigned ring_, segments_, places_;
+  const bool event_index_, indirect_;
+  const unsigned ring_, segments_, slots_, places_;  // slots_: of the ring, for each buffer
 
  private:
+  std::uint64_t tables_ = 0;
   std::vector<std::uint16_t> free_;
   bool broken_ = false;
 };
@@ -57,9 +67,9 @@ class SplitDriver : public RingDriver {
   // Makes what was added visible. True: the device wants to be kicked.
   bool publish();
   // The same in parts, for a driver of many rings with one fence for all: show() answers whether
-  // there was anything, wants_kick() is for after a full fence.
+  // there was anything, wants_kick() is for after a full fence, once for all that was shown.
   bool show();
-  [[nodiscard]] bool wants_kick() const;
+  [[nodiscard]] bool wants_kick();
   // A buffer that came back: its place, free again, and the bytes that the device says it wrote.
   std::optional<Completed> reap();
 
@@ -70,7 +80,8 @@ class SplitDriver : public RingDriver {
   base::le16* heads_;
   const virtio::wire::Used* used_;
   const virtio::wire::UsedElement* elements_;
-  std::uint16_t next_ = 0, published_ = 0, reaped_ = 0, seen_ = 0;
+  const base::le16* kick_event_;  // with an event index
+  std::uint16_t next_ = 0, published_ = 0, asked_ = 0, reaped_ = 0, seen_ = 0;
 };
 
 class PackedDriver : public RingDriver {
@@ -80,17 +91,18 @@ class PackedDriver : public RingDriver {
   void add(std::span<const Segment> chain);
   bool publish();
   bool show();
-  [[nodiscard]] bool wants_kick() const;
+  [[nodiscard]] bool wants_kick();
   std::optional<Completed> reap();
 
  private:
+  void put(const Segment& segment, std::uint16_t place, std::uint16_t flags);
   [[nodiscard]] std::uint16_t available_flags() const;
   void advance(std::uint16_t& index, bool& wrap, unsigned by) const;
 
   const std::uint16_t size_;
   virtio::wire::PackedDescriptor* descriptors_;
   const virtio::wire::EventSuppression* device_;
-  std::uint16_t next_ = 0, reap_next_ = 0;
+  std::uint16_t next_ = 0, reap_next_ = 0, added_ = 0;  // added_: since wants_kick()
   bool wrap_ = true, reap_wrap_ = true;
   // The first descriptor of what was added and not published, and the flags that will show it.
   virtio::wire::PackedDescriptor* held_ = nullptr;

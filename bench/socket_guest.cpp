@@ -95,6 +95,8 @@ base::Result<void> SocketGuest::share_inflight() {
 }
 
 base::Result<void> SocketGuest::set_up() {
+  using vhost::wire::protocol::inflight_shmfd;
+  using Inflight = GuestConfig::Inflight;
   if (auto done = make_memory(); !done) return done;
   if (auto done = frontend_->set_owner(); !done) return done;
   auto offered = frontend_->get_features();
@@ -103,11 +105,12 @@ base::Result<void> SocketGuest::set_up() {
   if (!protocol) return base::Unexpected{protocol.error()};
   const auto wished = config_.protocol |
                       (config_.slots > 1 ? vhost::wire::protocol::configure_mem_slots : 0) |
-                      (config_.inflight ? vhost::wire::protocol::inflight_shmfd : 0);
+                      (config_.inflight != Inflight::no ? inflight_shmfd : 0);
   if (config_.slots > 1 && (*protocol & vhost::wire::protocol::configure_mem_slots) == 0) {
     return base::fail("this back-end does not take memory slot by slot");
   }
-  if (config_.inflight && (*protocol & vhost::wire::protocol::inflight_shmfd) == 0) {
+  const bool inflight = (*protocol & wished & inflight_shmfd) != 0;
+  if (config_.inflight == Inflight::needed && !inflight) {
     return base::fail("this back-end has no region for what is in flight");
   }
   if (auto done = frontend_->set_protocol_features(*protocol & wished); !done) return done;
@@ -115,7 +118,7 @@ base::Result<void> SocketGuest::set_up() {
               (config_.features | virtio::feature::version_1 | virtio::feature::protocol_features);
   if (auto done = frontend_->set_features(features_); !done) return done;
   if (auto done = share_memory(); !done) return done;
-  if (config_.inflight) {
+  if (inflight) {
     if (auto done = share_inflight(); !done) return done;
   }
   for (unsigned index = 0; index < config_.rings; ++index) {

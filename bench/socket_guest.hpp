@@ -17,6 +17,7 @@
 #include "base/fd.hpp"
 #include "base/result.hpp"
 #include "vhost/frontend.hpp"
+#include "virtio/features.hpp"
 #include "virtio/wire/ring.hpp"
 
 namespace millrace::bench {
@@ -50,8 +51,13 @@ struct GuestConfig {
   bool polled = false;          // no kick descriptors: the device polls
   bool enable = true;           // false: the rings start disabled
   bool listen = false;          // the back-end connects to us
-  bool inflight = false;        // with a region for what is in flight, which the back-end must have
+  // With a region for what is in flight: where the back-end has one, or else it is no back-end.
+  enum class Inflight : std::uint8_t { no, if_there, needed } inflight = Inflight::no;
 };
+
+// What stock Linux drivers negotiate of the rings, beside what every driver does.
+inline constexpr std::uint64_t stock_features =
+    virtio::feature::event_idx | virtio::feature::indirect_desc;
 
 class SocketGuest {
  public:

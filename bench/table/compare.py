@@ -21,6 +21,7 @@ of each side compares every payload and is not counted.
     B4       a file with O_DIRECT, beside bare io_uring
     B5       64 disks beside one
     I1       adaptive beside poll mode, 200 idle devices, the wake-up beside a bare one
+    N1, N3 and B1 once more with --stock: event index, indirect descriptors, as Linux's drivers
     F1, F2   clients of others, beside OVS-DPDK: frames of dpdk-testpmd's virtio-user, and ping
              between two Linux guests of QEMU's
 

@@ -9,7 +9,7 @@ from tests.rig.process import RigError, run
 
 from .contestants import Bare, Millrace
 from .lines import Judge, Line, Side
-from .rows_net import frames, two_ports
+from .rows_net import STOCK, frames, two_ports
 
 STORE = 512 << 20  # bytes of the store in memory, as `limit memcpy` has it
 IMAGE = 512 << 20
@@ -32,10 +32,11 @@ def null_disk(bench, stack):
     theirs = stack.enter_context(StorageDaemon(bench.work, bench.core))
     theirs.pause()
     if bench.wants("B1"):
-        words = ["blk", "@null", "--depth", 128]
-        yield Line("B1", "4 KiB random read, 128 in flight, null", of_zeros(ours, words),
-                   of_zeros(theirs, words),
-                   [Judge("rate", "least", 8), Judge("cycles", "value", 760)])
+        for more, text in (([], ""), (["--stock"], STOCK)):
+            words = ["blk", "@null", "--depth", 128, *more]
+            yield Line("B1", f"4 KiB random read, 128 in flight, null{text}",
+                       of_zeros(ours, words), of_zeros(theirs, words),
+                       [Judge("rate", "least", 8), Judge("cycles", "value", 760)])
     if bench.wants("B2"):
         words = ["blk", "@null", "--depth", 1]
         yield Line("B2", "4 KiB random read, 1 in flight, null", of_zeros(ours, words),

@@ -12,6 +12,7 @@ from .kept import HERE, THERE, OutSide
 from .lines import Judge, Line, Side
 
 CYCLES = "cycles"
+STOCK = ", rings as stock Linux has them"
 HUGE_PAGES = 400  # of 2 MiB, for DPDK's programs
 
 
@@ -59,6 +60,7 @@ def small_and_large(bench, stack):
 
     goal = [Judge(CYCLES, "most", 1 / 3)]
     yield line("N1", "guest, switch, guest, 64 B", goal, "--size", 64, note=bare_switch(bench, 64))
+    yield line("N1", f"guest, switch, guest, 64 B{STOCK}", goal, "--size", 64, "--stock")
     yield line("N2", "guest, switch, guest, 1500 B", goal, "--size", 1514,
                note=bare_switch(bench, 1514))
     if not bench.wants("N5"):
@@ -77,9 +79,11 @@ def small_and_large(bench, stack):
 def segments(bench, stack):
     """N3: 64 KiB of TCP at once; OVS with userspace-tso-enable."""
     ours, switch = against_switch(bench, stack, True)
-    words = ("@a", "@b", "--tso", "--size", 65000)
-    yield Line("N3", "guest, switch, guest, TCP of 64 KiB", frames(ours, *words),
-               frames(switch, *words), [Judge(CYCLES, "most", 1 / 4)])
+    words = ["@a", "@b", "--tso", "--size", 65000]
+    for more, text in (([], ""), (["--stock"], STOCK)):
+        yield Line("N3", f"guest, switch, guest, TCP of 64 KiB{text}",
+                   frames(ours, *words, *more), frames(switch, *words, *more),
+                   [Judge(CYCLES, "most", 1 / 4)])
 
 
 def ceiling(bench, *words):

@@ -11,7 +11,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 
 from bench.table import compare, guests, kept, virtio_user
 from bench.table.contestants import Millrace
-from bench.table.lines import PERCENTILES
+from bench.table.lines import PERCENTILES, Client
 from tests.rig import pcap, peers, settings
 from tests.rig.case import SystemTest, main
 from tests.rig.daemon import Daemon
@@ -168,6 +168,46 @@ class Bench(SystemTest):
         for more in ((), ("--inflight",)):
             seen = self.figures("net", nic, "--out", "--size", 64, *more)
             self.assertGreater(seen["operations"], 0)
+
+    def while_connected(self, look, *words):
+        """What `look` answers between set-up and load, and the load's figures."""
+        command = [settings.program("millrace-bench"), *map(str, words), "--json", "--wait",
+                   "--seconds", "0.3", "--warm-up", "0.1"]
+        with Client(command, self.work / "client.log") as client:
+            client.ready()
+            return look(), client.result()
+
+    def test_stock(self):
+        """With --stock the rings are used as Linux's drivers use them: event index and tables, in
+        both formats, and for disks an inflight region; all arrives as it was sent."""
+        daemon = self.daemon()
+
+        def looked(kind, name):
+            found = next(each for each in daemon.ask(f"query-{kind}") if each["name"] == name)
+            with open(f"/proc/{daemon.process.pid}/maps") as file:
+                return int(found["features"], 16) >> 28 & 3, "millrace-inflight" in file.read()
+        for options in ((), ("--packed",), ("--depth", 1, "--size", 512, "--span", 1 << 20),
+                        ("--size", 65536, "--write", 50), ("--depth", 1, "--packed")):
+            with self.subTest(options=options):
+                seen, figures = self.while_connected(
+                    lambda: looked("disks", "disk"), "blk", self.disk, "--verify", "--stock",
+                    *options)
+                self.assertEqual(seen, (3, True))
+                self.assertGreater(figures["verified_blocks"], 0)
+                self.assertGreater(figures["operations"], 0)
+        large = ("--tso", "--size", 65000)
+        for options in ((), ("--packed",), large, (*large, "--packed"), ("--tso", "--size", 1514),
+                        (*large, "--slots", 40), (*large, "--ring", 64, "--burst", 7),
+                        ("--rate", 10000), ("--tso", "--size", 65549, "--rate", 2000)):
+            with self.subTest(options=options):
+                seen, figures = self.while_connected(
+                    lambda: looked("ports", "b"), "net", *self.nics, "--check-every", 1, "--stock",
+                    *options)
+                self.assertEqual(seen, (3, False))
+                self.assertEqual(figures["wrong"], 0)
+                self.assertGreater(figures["operations"], 0)
+        self.assertEqual(self.while_connected(lambda: looked("disks", "disk"), "blk", self.disk)[0],
+                         (0, False))
 
     def test_limits(self):
         """What the machine does alone: the work that was asked for is done."""
@@ -329,11 +369,13 @@ class Table(SystemTest):
         if not os.path.exists(peers.OVS):
             self.skipTest("there is no OVS with DPDK")
         result = self.work / "r.json"
-        self.words("compare", "N4", "B1", "B2", "B5", "I1", "--rounds", 1, "--seconds", 0.1,
-                   "--json", result)
+        wanted = ("N1", "N3", "N4", "B1", "B2", "B5", "I1")
+        self.words("compare", *wanted, "--rounds", 1, "--seconds", 0.1, "--json", result)
         with open(result) as file:
             rows = json.load(file)["rows"]
-        self.assertEqual({row["row"] for row in rows}, {"N4", "B1", "B2", "B5", "I1"})
+        self.assertEqual({row["row"] for row in rows}, set(wanted))
+        self.assertEqual({row["row"] for row in rows if ", rings as stock" in row["title"]},
+                         {"N1", "N3", "B1"})
         for row in rows:
             for side, seen in row["verified"].items():
                 bare = row[side]["name"] == "eventfd"
