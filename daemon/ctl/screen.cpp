@@ -259,8 +259,27 @@ std::string queues_cell(const json& reactor) {
   return out.empty() ? "-" : out;
 }
 
+// "pinned, 4096 bytes", "failed: why".
+std::string pin_cell(const json& backend) {
+  const auto pin = backend.value("pin", json::object());
+  auto out = cell_of(pin, "state");
+  if (pin.value("bytes", 0ull) > 0) out += ", " + cell_of(pin, "bytes") + " bytes";
+  const auto why = cell_of(pin, "why");
+  return why == "-" ? out : out + ": " + why;
+}
+
+std::string ring_cell(const json& backend) {
+  std::string out;
+  for (const auto& each : backend.value("ring", json::array())) {
+    out += (out.empty() ? "" : ", ") + each.get<std::string>();
+  }
+  return out.empty() ? "-" : out;
+}
+
 std::string list_cell(const std::string& kind, const json& unit, const std::string& key) {
   if (key == "backend") return cell_of(unit["backend"], "kind");
+  if (key == "pin") return pin_cell(unit["backend"]);
+  if (key == "ring") return ring_cell(unit["backend"]);
   if (kind != "reactors") return cell_of(unit, key);
   if (key == "load") return percent_of(unit.value("load", 0.0));
   return key == "queues" ? queues_cell(unit) : cell_of(unit, key);
@@ -271,7 +290,8 @@ std::vector<std::string> keys_of(const std::string& kind) {
     return {"name", "state", "peer", "queues", "mac", "vlan", "trunk", "mtu", "offloads", "socket"};
   }
   if (kind == "disks") {
-    return {"name", "state", "peer", "bytes", "queues", "readonly", "backend", "socket"};
+    return {"name",     "state",   "peer", "bytes",  "queues",
+            "readonly", "backend", "pin",  "socket", "ring"};  // the widest last
   }
   if (kind == "companions") {
     return {"name", "kind", "state", "peer", "socket"};
@@ -319,7 +339,8 @@ Lines render_list(const std::string& kind, const json& units, const ScreenOption
   for (const auto& key : keys) {
     std::string title = key;
     for (auto& c : title) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-    columns.push_back({title, Align::left, kind == "reactors" && key == "queues" ? 2000u : 60u});
+    const bool widest = (kind == "reactors" && key == "queues") || key == "ring";
+    columns.push_back({title, Align::left, widest ? 2000u : 60u});
   }
   Table table{columns};
   for (const auto& unit : units) {

@@ -179,6 +179,31 @@ TEST(Screen, ReactorsHaveTheirQueuesWithThem) {
                           "1      -     -     0%    -       -                 -"}));
 }
 
+TEST(Screen, DisksHaveTheirBackendWithThem) {
+  const auto disk_of = [](const std::string& name, const json& ring, const json& pin) {
+    return json{{"name", name},
+                {"bytes", 4096},
+                {"backend", {{"kind", "file"}, {"ring", ring}, {"pin", pin}}}};
+  };
+  const json off = {{"state", "off"}, {"bytes", 0}, {"why", nullptr}};
+  const auto lines = render_list(
+      "disks",
+      {disk_of("a", {"defer-taskrun", "iopoll"},
+               {{"state", "pinned"}, {"bytes", 8192}, {"why", nullptr}}),
+       disk_of("b", json::array(), off),
+       disk_of("c", {"plain"}, {{"state", "failed"}, {"bytes", 0}, {"why", "no memory"}})},
+      {});
+  EXPECT_EQ(
+      lines,
+      (Lines{
+          "NAME  STATE  PEER  BYTES  QUEUES  READONLY  BACKEND  PIN                 SOCKET  RING",
+          "a     -      -     4096   -       -         file     pinned, 8192 bytes  -       "
+          "defer-taskrun, iopoll",
+          "b     -      -     4096   -       -         file     off                 -       -",
+          "c     -      -     4096   -       -         file     failed: no memory   -       "
+          "plain"}));
+}
+
 TEST(Screen, ListsAndCounters) {
   EXPECT_EQ(render_list("addresses",
                         json::array({{{"mac", "52:54:00:00:00:01"},
