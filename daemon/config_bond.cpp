@@ -76,7 +76,9 @@ std::string unfit_as_member(const UplinkEntry& entry) {
   if (uplink.mac) return "has mac, and a bond hears everybody; leave mac out";
   if (uplink.direct) return "is direct, and serves one port alone; give another";
   if (uplink.zero_copy) return "has zero_copy, and a bond copies; leave zero_copy out";
-  if (uplink.queues != 1 || uplink.mtu != 0) return "has queues or mtu; give them to the bond";
+  if (uplink.queues != 1 || uplink.mtu != 0 || uplink.gro) {
+    return "has queues, mtu or gro; give them to the bond";
+  }
   if (port.access_vlan != 0 || !port.trunk.empty() || port.isolated || port.vepa) {
     return "has vlan, trunk, isolated or vepa, and no port of its own; give them to the bond";
   }

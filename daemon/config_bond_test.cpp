@@ -98,8 +98,9 @@ TEST(BondConfig, RefusesMembersThatCannotBe) {
   const std::pair<std::string, std::string> unfit[] = {
       {"standby = \"c\"", "has a standby; leave that out: the bond's others are there"},
       {"mac = \"52:54:00:00:00:01\"", "has mac, and a bond hears everybody; leave mac out"},
-      {"queues = 2", "has queues or mtu; give them to the bond"},
-      {"mtu = 9000", "has queues or mtu; give them to the bond"},
+      {"queues = 2", "has queues, mtu or gro; give them to the bond"},
+      {"mtu = 9000", "has queues, mtu or gro; give them to the bond"},
+      {"gro = true", "has queues, mtu or gro; give them to the bond"},
       {"vlan = 10",
        "has vlan, trunk, isolated or vepa, and no port of its own; give them to the bond"},
       {"vepa = true",

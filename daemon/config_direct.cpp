@@ -21,6 +21,9 @@ std::string direct_conflict(const GuestPort& port, const UplinkEntry& entry) {
   if (uplink.port.vepa) {
     return begin + "the uplink has vepa, by which guests reach each other; leave that out";
   }
+  if (uplink.gro) {
+    return begin + "the uplink has gro, which joins what the switch gets; leave that out";
+  }
   if (uplink.mac && uplink.mac != port.device.mac) {
     return begin + "the uplink's mac is another one than the port's; give both the same";
   }

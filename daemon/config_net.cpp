@@ -150,6 +150,7 @@ UplinkEntry read_uplink(const Value& table, const std::string& title, Problems& 
   if (uplink.zero_copy && !uplink.pci && !entry.pf) {
     section.problem("zero_copy", "zero_copy needs a PCI function: give pci or pf, or leave it out");
   }
+  section.flag("gro", uplink.gro);
   section.flag("direct", uplink.direct);
   if (uplink.direct && !uplink.pci && !entry.pf) {
     section.problem("direct", "direct needs a PCI function: give pci or pf, or leave it out");

@@ -279,6 +279,9 @@ TEST(Config, RefusesWhatCannotBeDirect) {
   EXPECT_EQ(refused(port("a") + uplink(function + "mac = \"52:54:00:00:00:01\"\n")),
             (Lines{"m.toml:1:1: [[port]] a: direct = v: the uplink's mac is another one than the "
                    "port's; give both the same"}));
+  EXPECT_EQ(refused(port("a") + uplink(function + "gro = true\n")),
+            (Lines{"m.toml:1:1: [[port]] a: direct = v: the uplink has gro, which joins what the "
+                   "switch gets; leave that out"}));
   EXPECT_EQ(refused(port("a") + port("b") + uplink(function)),
             (Lines{"m.toml:5:1: [[port]] b: direct = v: the uplink serves port a alone; give each "
                    "port its own"}));

@@ -284,6 +284,7 @@ json uplink_status(Topology& topology, const UplinkUnit& unit) {
   const auto& care = unit.care;
   uplink["standby"] = unit.config.standby.empty() ? json() : json(unit.config.standby);
   uplink["vepa"] = unit.config.uplink.port.vepa;
+  uplink["gro"] = unit.config.uplink.gro;
   add_bond(topology, unit, uplink);
   uplink["state"] = unit.state == UnitState::starting   ? "starting"
                     : unit.state == UnitState::stopping ? "stopping"
@@ -307,7 +308,8 @@ json uplink_status(Topology& topology, const UplinkUnit& unit) {
     queues.push_back({{"reactor", queue.reactor},
                       {"received", queue.received},
                       {"sent", queue.sent},
-                      {"interrupts", queue.interrupts}});
+                      {"interrupts", queue.interrupts},
+                      {"joined", queue.joined}});
   }
   json& driver = uplink["driver_counters"] = json::object();
   // One that is lost may not answer.

@@ -238,6 +238,7 @@ base::Result<> EthdevDevice::bring_up() {
   common_.pads = config_.pci || (config_.bond != BondMode::none && !any_driver(belongs_to_host));
   choose_offloads(info, conf);
   if (auto done = choose_zero_copy(); !done) return done;
+  if (auto done = choose_gro(info, conf); !done) return done;
   if (auto done = make_queues(); !done) return done;
   if (auto done = make_direct_pool(*mtu); !done) return done;
   // With receive interrupts where the driver has them.
@@ -281,6 +282,19 @@ base::Result<> EthdevDevice::choose_zero_copy() {
                       " does not say in time which frames were sent; give zero_copy = false");
   }
   common_.zero_copy_min = zero_copy_min;
+  return {};
+}
+
+// Of frames that are joined nobody sees the checksums any more.
+base::Result<> EthdevDevice::choose_gro(const rte_eth_dev_info& info, rte_eth_conf& conf) {
+  if (!config_.gro) return {};
+  const auto checksums = info.rx_offload_capa & RTE_ETH_RX_OFFLOAD_CHECKSUM;
+  if ((checksums & RTE_ETH_RX_OFFLOAD_TCP_CKSUM) == 0) {
+    return base::fail("uplink device " + name_ + ": its driver " + driver_ +
+                      " does not check the checksums of what comes; give gro = false");
+  }
+  conf.rxmode.offloads |= checksums;
+  common_.gro = true;
   return {};
 }
 

@@ -62,6 +62,7 @@ class EthdevDevice {
   [[nodiscard]] base::Result<> bring_up();
   [[nodiscard]] base::Result<std::uint16_t> choose_mtu(const rte_eth_dev_info& info) const;
   [[nodiscard]] base::Result<> choose_zero_copy();
+  [[nodiscard]] base::Result<> choose_gro(const rte_eth_dev_info& info, rte_eth_conf& conf);
   [[nodiscard]] base::Result<> make_direct_pool(std::uint16_t mtu);
   void choose_offloads(const rte_eth_dev_info& info, rte_eth_conf& conf);
   [[nodiscard]] base::Result<> make_queues();

@@ -33,8 +33,8 @@ class EthdevUplink final : public Uplink, public Bond {
     out.device = config_.device;
     for (const auto& lane : lanes_) {
       const auto& figures = lane.queue->figures();
-      out.queues.push_back(
-          {lane.reactor, figures.received.get(), figures.sent.get(), figures.interrupts.get()});
+      out.queues.push_back({lane.reactor, figures.received.get(), figures.sent.get(),
+                            figures.interrupts.get(), figures.joined.get()});
     }
     if (config_.zero_copy) out.zero_copy = zero_copy();
     if (config_.direct) out.direct = direct();

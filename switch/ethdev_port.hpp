@@ -35,6 +35,7 @@ struct UplinkConfig {
   std::uint16_t mtu = 0;   // 0: the most that the device can, up to 9216
   bool zero_copy = false;  // guests' payloads go out from where they lie; see set_regions()
   bool direct = false;     // one port alone is behind it; see tie(). Needs zero_copy, one queue
+  bool gro = false;  // TCP frames that come are joined; the driver has to check their checksums
   std::optional<Mac> mac;  // the one station behind it: for a function that hears nobody else
   bool carries = true;     // false: open, but hears and sends nothing until carry(true)
   BondMode bond = BondMode::none;  // else: its devices are its members'; see open_bond()
@@ -59,6 +60,7 @@ struct UplinkStatus {
     unsigned reactor = 0;
     std::uint64_t received = 0, sent = 0;  // frames
     std::uint64_t interrupts = 0;          // that said that frames wait
+    std::uint64_t joined = 0;              // of those received; see EthdevQueue::Figures
   };
   // What the wire got of guests' payloads; see EthdevQueue::Figures.
   struct ZeroCopy {

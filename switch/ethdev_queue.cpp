@@ -115,6 +115,7 @@ EthdevQueue::EthdevQueue(const EthdevQueueConfig& config, base::Reactor& reactor
     direct_ = std::make_unique<DirectReceive>(*config_.direct, config_.direct_frame_max, regions_);
     regions_ = std::make_shared<const DmaRegions>();
   }
+  if (config_.gro) gro_ = std::make_unique<Gro>();
   if (config_.zero_copy_min == 0) return;
   loans_ = std::make_unique<WireLoans>(config_.tx_ring);
   lending_ = std::make_unique<Lending>();
@@ -172,18 +173,29 @@ unsigned EthdevQueue::receive() noexcept {
   }
   // Some drivers leave a frame where the device has put it: in memory.
   for (auto i = first; i < count; ++i) __builtin_prefetch(rte_pktmbuf_mtod(mbufs[i], void*));
-  auto& packets = bridge_.burst();
-  unsigned filled = 0;
-  for (auto i = first; i < count; ++i) {
-    if (describe(*mbufs[i], packets[filled])) {
-      ++filled;
-    } else {
-      counters_.drop_malformed.add();
-    }
-  }
-  bridge_.forward(port_, std::span{packets}.first(filled));
+  forward(std::span{mbufs}.subspan(first, count - first));
   rte_pktmbuf_free_bulk(mbufs.data(), count);
   return count;
+}
+
+void EthdevQueue::forward(std::span<rte_mbuf* const> mbufs) noexcept {
+  auto& packets = bridge_.burst();
+  std::array<Gro::Place, burst_max> places;
+  std::size_t filled = 0;
+  for (rte_mbuf* mbuf : mbufs) {
+    if (!describe(*mbuf, packets[filled])) {
+      counters_.drop_malformed.add();
+      continue;
+    }
+    places[filled++] = mbuf->next == nullptr ? rte_pktmbuf_mtod(mbuf, const std::byte*) : nullptr;
+  }
+  auto all = std::span{packets}.first(filled);
+  if (gro_ != nullptr && filled > 1) {
+    const auto left = gro_->join(all, std::span{places}.first(filled));
+    figures_.joined.add(filled - left);
+    all = all.first(left);
+  }
+  bridge_.forward(port_, all);
 }
 
 // What came until now is the guest's; what comes from now on until the device is stopped is lost,

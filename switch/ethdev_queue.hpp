@@ -16,6 +16,7 @@
 #include "switch/bridge.hpp"
 #include "switch/direct_receive.hpp"
 #include "switch/dma_regions.hpp"
+#include "switch/gro.hpp"
 #include "switch/port.hpp"
 #include "switch/wire_loans.hpp"
 
@@ -44,6 +45,7 @@ struct EthdevQueueConfig {
   DirectPool* direct = nullptr;
   std::uint32_t direct_frame_max = 0;  // the most that the device writes of a frame
   std::uint16_t rx_ring = 0;           // descriptors, with `direct`
+  bool gro = false;                    // TCP frames that come in one burst are joined
 };
 
 class EthdevQueue final : public base::Poller, public Port {
@@ -100,6 +102,7 @@ class EthdevQueue final : public base::Poller, public Port {
   // Any thread.
   struct Figures {
     base::Counter received, sent;  // frames
+    base::Counter joined;          // of those received, that became part of another; see Gro
     base::Counter interrupts;      // that said that frames wait
     // Frames sent with their payload where it lay, the bytes of it, and those of the frames that
     // the device is done with.
@@ -118,6 +121,8 @@ class EthdevQueue final : public base::Poller, public Port {
   using Mbufs = std::array<rte_mbuf*, burst_max>;
 
   [[nodiscard]] unsigned receive() noexcept;
+  // What came goes to the switch.
+  void forward(std::span<rte_mbuf* const> mbufs) noexcept;
   [[nodiscard]] bool takes_whole(const Offload& offload) const noexcept;
   // With zero copy or without, so that packets without it cost nothing for it.
   template <bool lends>
@@ -162,6 +167,7 @@ class EthdevQueue final : public base::Poller, public Port {
   bool slow_ = true;
   std::shared_ptr<const DmaRegions> regions_;
 
+  std::unique_ptr<Gro> gro_;               // null: it is off
   bool polled_ = false;                    // it is on its reactor
   bool halted_ = false;                    // its device is about to be stopped, or is
   std::unique_ptr<DirectReceive> direct_;  // null: there is no pool for it

@@ -100,15 +100,14 @@ std::uint32_t mix(std::uint64_t hash) noexcept {
   return static_cast<std::uint32_t>(hash >> 32);
 }
 
-// The RFC 793/768/8200 pseudo-header's sum for `l4_length` bytes of L4 header and payload.
+}  // namespace
+
 std::uint16_t pseudo_header_sum(const Packet& packet, const Layers& layers,
                                 std::uint32_t l4_length) noexcept {
   const std::size_t at = layers.l2 + (layers.ipv6 ? 8u : 12u);
   const std::size_t size = layers.ipv6 ? 32 : 8;
   return fold(checksum_add({packet.header.data() + at, size}, 0) + layers.protocol + l4_length);
 }
-
-}  // namespace
 
 std::uint64_t checksum_add(std::span<const std::byte> bytes, std::uint64_t sum) noexcept {
   return sum + base::byte_swap(native_sum(bytes.data(), bytes.size()));

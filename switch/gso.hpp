@@ -31,6 +31,11 @@ struct Layers {
 };
 [[nodiscard]] Layers parse_layers(const Packet& packet) noexcept;
 
+// The RFC 793/768/8200 pseudo-header's sum for `l4_length` bytes of L4 header and payload: what the
+// checksum's field holds while the checksum is partial. `layers` are valid.
+[[nodiscard]] std::uint16_t pseudo_header_sum(const Packet& packet, const Layers& layers,
+                                              std::uint32_t l4_length) noexcept;
+
 // Checks an offload request against the fetched header; false: malformed. The checksum field must
 // lie in the fetched header, past every VLAN tag and IP header, so that completing it changes
 // nothing a decision was based on. Sets offload.header_length from the parsed headers. GSO of a

@@ -2,7 +2,9 @@
 round, to the byte. The guest's stand-in is DPDK's virtio driver, the host's an AF_PACKET socket."""
 
 import os
+import signal
 import socket
+import struct
 import sys
 import time
 
@@ -18,6 +20,27 @@ GUEST, HOST = "52:54:00:00:00:0a", "02:00:00:00:00:01"
 FRAMES = 400
 ETH_P_ALL = 3
 SOL_PACKET, PACKET_OUTGOING = 263, 4
+
+
+def streams():
+    """TCP frames of three flows that take turns, with options; the last of every ten is shorter."""
+    frames = []
+    sequence, identity = [1000, 2000, 0xffffff00], [5, 6, 0xfffe]
+    for number in range(FRAMES):
+        flow = number % 3
+        data = bytes((number + index) & 0xff for index in range(1000 if number % 30 < 27 else 500))
+        tcp = struct.pack(">HHIIBBHHH12s", 5000 + flow, 80, sequence[flow], 77, 0x80, 0x10, 512, 0,
+                          0, b"\x01" * 12)
+        addresses = bytes([10, 9, 0, 1, 10, 9, 0, 2])
+        pseudo = addresses + struct.pack(">HH", 6, len(tcp) + len(data))
+        tcp = tcp[:16] + struct.pack(">H", pcap.checksum(pseudo + tcp + data)) + tcp[18:]
+        ip = struct.pack(">BBHHHBBH8s", 0x45, 0, 20 + len(tcp) + len(data), identity[flow], 0x4000,
+                         64, 6, 0, addresses)
+        ip = ip[:10] + struct.pack(">H", pcap.checksum(ip)) + ip[12:]
+        frames.append(pcap.mac(GUEST) + pcap.mac(HOST) + b"\x08\x00" + ip + tcp + data)
+        sequence[flow] = (sequence[flow] + len(data)) & 0xffffffff
+        identity[flow] = (identity[flow] + 1) & 0xffff
+    return frames
 
 
 class HostSide:
@@ -54,16 +77,18 @@ class HostSide:
 
 
 class Uplinks(SystemTest):
-    def carries(self, interface, device, prepare=None):
-        """Frames of all sizes both ways between a guest and the host's side of an uplink."""
+    def carries(self, interface, device, back=None, **keys):
+        """Frames of all sizes both ways between a guest and the host's side of an uplink; those
+        that the host sends may be others, all at once. Answers what is known of the uplink."""
         there = [pcap.frame(HOST, GUEST, number, 60 + number * 37 % 1455)
                  for number in range(FRAMES)]
-        back = [pcap.frame(GUEST, HOST, number, 60 + number * 41 % 1455)
-                for number in range(FRAMES)]
+        at_once = back is not None
+        back = back or [pcap.frame(GUEST, HOST, number, 60 + number * 41 % 1455)
+                        for number in range(FRAMES)]
         pcap.write(self.work / "in.pcap", there)
         daemon = Daemon(self.work)
         port = daemon.port("guest")
-        daemon.uplink("host", device)
+        daemon.uplink("host", device, **keys)
         self.use(daemon)
         run(["ip", "link", "set", interface, "up"])
         wait_for("the uplink's link", lambda: daemon.ask("query-uplinks")[0]["link_up"], 20)
@@ -81,7 +106,10 @@ class Uplinks(SystemTest):
             each["mac"] == GUEST and each["port"] == "guest"
             for each in daemon.ask("query-addresses")), 10)
         before = counters()["ports"]["guest"]["rx_packets"]
+        if at_once:
+            daemon.process.signal(signal.SIGSTOP)
         host.send(back)
+        daemon.process.signal(signal.SIGCONT)
         wait_for("the host's frames", lambda: counters()["ports"]["guest"]["rx_packets"] - before
                  >= FRAMES, 20, 0.1)
         # delivered is not yet taken, where the guest's processor is busy elsewhere
@@ -91,10 +119,14 @@ class Uplinks(SystemTest):
         # others on the host may speak too (neighbour discovery): theirs are not counted
         received = [frame for frame in pcap.read(self.work / "out.pcap")
                     if frame[6:12] == pcap.mac(HOST)]
+        if at_once:  # frames of other flows may pass each other
+            received, back = (sorted(each, key=lambda frame: frame[34:36])
+                              for each in (received, back))
         self.assertEqual(received, back)
         uplink = counters()["uplinks"]["host"]
         drops = {key: count for key, count in uplink.items() if key.startswith("drop_") and count}
         self.report(f"{FRAMES} frames each way, uplink drops: {drops or 'none'}")
+        return daemon.ask("query-uplinks")[0]
 
     def interface(self, suffix):
         return f"mr{os.getpid() % 100000}{suffix}"
@@ -102,6 +134,23 @@ class Uplinks(SystemTest):
     def test_net_tap(self):
         name = self.interface("t")
         self.carries(name, f"net_tap0,iface={name}")
+
+    def test_joined(self):
+        """TCP frames that wait together are joined (`gro`), and a guest without large packets gets
+        them as they were."""
+        name = self.interface("g")
+        uplink = self.carries(name, f"net_tap0,iface={name}", streams(), gro=True)
+        joined = sum(queue["joined"] for queue in uplink["queues"])
+        self.report(f"{joined} frames became part of another")
+        self.assertGreater(joined, FRAMES / 2)
+        self.assertLess(joined, FRAMES)
+
+    def test_nobody_checks_checksums(self):
+        daemon = Daemon(self.work)
+        self.use(daemon)
+        done = daemon.millctl("add", "uplink", "name=host", "device=net_null0", "gro=true",
+                              check=False)
+        self.assertIn("does not check the checksums of what comes; give gro = false", done.stdout)
 
     def test_net_af_packet(self):
         near, far = self.interface("a"), self.interface("b")
