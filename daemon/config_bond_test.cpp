@@ -1,24 +1,16 @@
 #include <gtest/gtest.h>
 
 #include "daemon/config.hpp"
+#include "daemon/testing/config_text.hpp"
 
 namespace millrace::daemon {
 namespace {
 
-using Lines = std::vector<std::string>;
+using config_text::Lines;
+using config_text::parsed;
+using config_text::refused;
 using vswitch::BondMode;
 
-Config parsed(const std::string& text) {
-  Problems problems{"m.toml"};
-  auto config = parse_config(text, problems);
-  EXPECT_EQ(problems.lines(), Lines{});
-  return config;
-}
-Lines refused(const std::string& text) {
-  Problems problems{"m.toml"};
-  (void)parse_config(text, problems);
-  return problems.lines();
-}
 std::string uplink(const std::string& name, const std::string& keys = {}) {
   return "[[uplink]]\nname = \"" + name + "\"\ndevice = \"net_" + name + "\"\n" + keys;
 }

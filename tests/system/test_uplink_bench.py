@@ -9,7 +9,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 
 from bench.table.wire import DEVICES
 from tests.rig import inside, settings
-from tests.rig.case import SystemTest
+from tests.rig.case import SystemTest, long
 from tests.rig.process import run
 
 BENCH = os.path.join(settings.SOURCE, "bench", "uplinks")
@@ -40,11 +40,13 @@ class Uplinks(SystemTest):
         self.report("; ".join(f"{row} {who}: {seen['cycles']:.0f} cycles" for (row, who), seen in
                               rows.items()))
 
+    @long("figures, which want a machine that is not busy")
     def test_virtual_function(self):
         rows, text = self.bench("--sizes", 1500)
         self.check(rows, text, {"direct": (0, 0), "zero_copy": (0, 1), "copy": (1, 1)})
         self.assertIn("| U2 | wire to guest, 1500 B | millraced, direct |", text)
 
+    @long("figures, which want a machine that is not busy")
     def test_jumbo(self):
         """The physical function; frames above 1500 bytes are copied when they come."""
         rows, text = self.bench("--sizes", 9000)
