@@ -224,7 +224,7 @@ class Bonds(SystemTest):
                          ("lost", "none of its members is there yet"))
         refused("member wan1 is one of trunk already", name="other", bond="balance-xor",
                 members=["wan1", "wan2"])
-        refused("as a member of trunk it has queues or mtu", **wan0, queues=2)
+        refused("as a member of trunk it has queues, mtu or gro", **wan0, queues=2)
         refused("standby wan0 is a member of a bond", name="wan2", device="net_null0",
                 standby="wan0")
         refused("standby trunk is a bond", name="wan2", device="net_null0", standby="trunk")
