@@ -63,17 +63,10 @@ bool same_headers(const Packet& one, const Packet& other, const Layers& layers) 
 
 // What a packet has, and not the room that it has for more.
 void move(const Packet& from, Packet& to) noexcept {
-  std::memcpy(to.header.data(), from.header.data(), from.header_size);
-  to.header_size = from.header_size;
-  to.view_count = from.view_count;
-  to.length = from.length;
-  to.offload = from.offload;
-  to.source = from.source;
-  to.vlan = from.vlan;
-  to.priority = from.priority;
-  to.flow_hash = from.flow_hash;
+  copy_all_but_views(from, to);
   to.completion = from.completion;
   to.token = from.token;
+  to.view_count = from.view_count;
   std::copy_n(from.views.begin(), from.view_count, to.views.begin());
 }
 

@@ -79,15 +79,7 @@ Parcel* ParcelPool::pack(const Packet& packet, std::size_t chunks_allowed) noexc
   parcel->chunk_count = static_cast<std::uint16_t>(chunks);
   for (std::size_t i = 1; i < chunks; ++i) parcel->chunks[i] = stack_[--free_];
 
-  Packet& copy = parcel->packet;
-  std::memcpy(copy.header.data(), packet.header.data(), packet.header_size);
-  copy.header_size = packet.header_size;
-  copy.length = packet.length;
-  copy.offload = packet.offload;
-  copy.source = packet.source;
-  copy.vlan = packet.vlan;
-  copy.priority = packet.priority;
-  copy.flow_hash = packet.flow_hash;
+  copy_all_but_views(packet, parcel->packet);
   Writer writer{*parcel};
   for (const View& view : packet.payload()) writer.add(view);
   writer.finish();

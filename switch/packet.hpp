@@ -15,6 +15,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 
 namespace millrace::vswitch {
@@ -81,6 +82,19 @@ struct alignas(64) Packet {
     return {views.data(), view_count};
   }
 };
+
+// All of a packet but its views and whose they are (`completion`, `token`).
+inline void copy_all_but_views(const Packet& from, Packet& to) noexcept {
+  std::memcpy(to.header.data(), from.header.data(), from.header_size);
+  to.header_size = from.header_size;
+  to.length = from.length;
+  to.offload = from.offload;
+  to.source = from.source;
+  to.vlan = from.vlan;
+  to.priority = from.priority;
+  to.flow_hash = from.flow_hash;
+}
+
 // An ordinary frame is two lines: its headers, and what is known of it with its only view.
 static_assert(offsetof(Packet, views) + sizeof(View) == Packet::header_max + 64);
 

@@ -3,7 +3,7 @@
 import json
 import re
 
-from .process import wait_for
+from .process import RigError, wait_for
 from .vmm import Vmm
 
 MACS = ["52:54:00:00:00:0a", "52:54:00:00:00:0b"]  # of networked()
@@ -47,6 +47,19 @@ def iperf(client, server, ip, seconds=3, options=""):
     server.must("iperf3 -s -1 -D --pidfile /tmp/iperf.pid -p 5201 && sleep 0.5")
     text = client.must(f"iperf3 -c {ip} -t {seconds} -J {options}", 60 + 5 * seconds)
     return json.loads(text[text.index("{"):])["end"]["sum_received"]["bits_per_second"]
+
+
+def checked_transfer(sender, receiver, ip, megabytes=8):
+    """Random bytes over TCP from the sender, whose address is `ip`; what arrives has the digest of
+    what was sent."""
+    sender.must(f"mkdir -p /tmp/web && cd /tmp/web && dd if=/dev/urandom of=file bs=1M "
+                f"count={megabytes} 2>/dev/null && httpd -p 8000 -h /tmp/web")
+    receiver.must(f"wget -q -O /tmp/got http://{ip}:8000/file", 120)
+    sent, got = sender.must("sha256sum </tmp/web/file"), receiver.must("sha256sum </tmp/got")
+    if got != sent:
+        raise RigError(f"a file of {megabytes} MiB from {ip}: {got} came, {sent} was sent")
+    receiver.must("rm /tmp/got")
+    sender.must("killall httpd; rm -r /tmp/web")
 
 
 def make_filesystem(guest, disk, point="/mnt"):

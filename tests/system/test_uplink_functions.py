@@ -58,25 +58,8 @@ class Direct(Functions):
         wanted = self.serve_file()
         before = self.counted()
         self.fetch(guest, wanted)
-        after = self.counted()
-        self.assertGreater(after["direct_rx_zero_copy_bytes"] -
-                           before["direct_rx_zero_copy_bytes"], 4 << 20)
-        self.check_trace(after)
+        self.check_dma(before, TRACE)
         self.check_replaced(guest, wanted)
-
-    def check_trace(self, counted):
-        regions = [(each["iova"], each["iova"] + each["bytes"])
-                   for each in self.uplink()["memory"]]
-        time.sleep(1)  # the trace is another machine's file
-        direct = copied = 0
-        for at, size in test_uplink_direct.writes(TRACE):
-            if any(begin <= at and at + size <= end for begin, end in regions):
-                direct += size
-            else:
-                copied += size
-        self.report(f"{counted}; DMA of {direct} bytes into the guest's memory, {copied} elsewhere")
-        self.assertGreater(direct, 4 << 20)
-        self.assertLess(copied, 1 << 18)
 
     def check_replaced(self, guest, wanted):
         first = self.uplink()["device"]
@@ -89,7 +72,6 @@ class Direct(Functions):
         self.until_direct(guest)
         self.fetch(guest, wanted)
         self.fetch_from(guest, IPS[0])
-
 
 
 class Pair(Functions):
@@ -121,11 +103,7 @@ class Pair(Functions):
                 guest.must(f"ping -c 2 -i 0.1 -s {size} -W 5 {ip}")
         self.assertEqual(self.lent(), ["uplink wire-a", "uplink wire-b"])
         for sender, receiver, ip in ((a, b, IPS[0]), (b, a, IPS[1])):
-            sender.must("mkdir -p /tmp/web && dd if=/dev/urandom of=/tmp/web/file bs=1M count=4 "
-                        "2>/dev/null && httpd -p 8000 -h /tmp/web")
-            receiver.must(f"wget -q -O /tmp/got http://{ip}:8000/file", 120)
-            self.assertEqual(receiver.must("sha256sum </tmp/got"),
-                             sender.must("sha256sum </tmp/web/file"))
+            scenes.checked_transfer(sender, receiver, ip, 4)
         for port in self.ask("query-ports"):
             self.assertGreater(port["counters"]["direct_rx_zero_copy_bytes"], 2 << 20, port)
         self.check_tagged(a)

@@ -236,24 +236,13 @@ class Devices(SystemTest):
             guest.nic = scenes.address(guest, MACS[number], IPS[number])
         return guests
 
-    def checked_transfer(self, sender, receiver, ip, megabytes=8):
-        """Random bytes over TCP from the sender, whose address is `ip`. What arrives has the digest
-        of what was sent."""
-        sender.must(f"mkdir -p /tmp/web && cd /tmp/web && dd if=/dev/urandom of=file bs=1M "
-                    f"count={megabytes} 2>/dev/null && httpd -p 8000 -h /tmp/web")
-        receiver.must(f"wget -q -O /tmp/got http://{ip}:8000/file", 120)
-        self.assertEqual(receiver.must("sha256sum </tmp/got"),
-                         sender.must("sha256sum </tmp/web/file"))
-        receiver.must("rm /tmp/got")
-        sender.must("killall httpd; rm -r /tmp/web")
-
     def test_net_and_disk(self):
         """Between packed rings and split ones."""
         a, b = self.pair(cpus=2)
         self.assertGreaterEqual(scenes.ping(a, IPS[1]), 3)
         self.assertGreaterEqual(scenes.ping(b, IPS[0]), 3)
-        self.checked_transfer(a, b, IPS[0])
-        self.checked_transfer(b, a, IPS[1])
+        scenes.checked_transfer(a, b, IPS[0])
+        scenes.checked_transfer(b, a, IPS[1])
         for guest in (a, b):
             scenes.make_filesystem(guest, "vda")
             self.assertEqual(scenes.write_and_verify(guest, "vda", 8), 4)
@@ -291,7 +280,7 @@ class Devices(SystemTest):
         self.assertEqual({offered[bit] for bit in CONTROLLED}, {"1"})
         for pairs in (2, 1, 2):
             a.must(f"ethtool -L {a.nic} combined {pairs}")
-            self.checked_transfer(b, a, IPS[1], 2)
+            scenes.checked_transfer(b, a, IPS[1], 2)
         strange = "52:54:00:99:99:99"
         a.must(f"/usr/sbin/ip neigh add 10.9.0.77 lladdr {strange} dev {a.nic}")
         for promiscuous in (False, True, False):
@@ -339,7 +328,7 @@ class Devices(SystemTest):
             self.assertEqual({queue["size"] for queue in self.port("net-a")["virtqueues"][:2]},
                              {length})
             self.assertGreaterEqual(scenes.ping(a, IPS[1]), 3)
-            self.checked_transfer(a, b, IPS[0], 2)
+            scenes.checked_transfer(a, b, IPS[0], 2)
         self.assertEqual([a.stop(), b.stop()], [POWERED_OFF] * 2)
 
     def test_daemon_killed(self):

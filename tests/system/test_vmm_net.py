@@ -127,11 +127,7 @@ class Driver(SystemTest):
         b.must(f"ethtool -L {b.nic} combined 2 && ethtool -X {b.nic} equal 2")
         self.check_flows(a, b, (6001, 6002))
         for sender, receiver, ip in ((a, b, IPS[0]), (b, a, IPS[1])):
-            sender.must("mkdir -p /tmp/web && dd if=/dev/urandom of=/tmp/web/file bs=1M count=8 "
-                        "2>/dev/null && httpd -p 8000 -h /tmp/web")
-            receiver.must(f"wget -q -O /tmp/got http://{ip}:8000/file", 120)
-            self.assertEqual(receiver.must("sha256sum </tmp/got"),
-                             sender.must("sha256sum </tmp/web/file"))
+            scenes.checked_transfer(sender, receiver, ip)
         for guest in (a, b):
             self.assertEqual(guest.kernel_log("BUG:|WARNING:"), "")
 
