@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import struct
 import subprocess
 import sys
@@ -61,6 +62,26 @@ class Bench(SystemTest):
         counted = next(each for each in daemon.ask("query-disks") if each["name"] == "disk")
         counters = counted["counters"]
         self.assertGreaterEqual(counters["read_requests"] + counters["write_requests"], done)
+
+    def test_live_display(self):
+        """On a terminal a line of figures is written over itself while it runs, and wiped before
+        the result; where that goes to a file there is the result alone."""
+        self.daemon()
+        terminal, slave = pty.openpty()
+        self.addCleanup(os.close, terminal)
+        for words, unit in (("net", *self.nics), "pps"), (("blk", self.disk), "IOPS"):
+            with self.subTest(unit=unit):
+                done = subprocess.run(
+                    [settings.program("millrace-bench"), *words, "--seconds", "1.2"], text=True,
+                    stdout=subprocess.PIPE, stderr=slave, timeout=120)
+                self.assertEqual(done.returncode, 0)
+                self.assertRegex(done.stdout, rf"^[\d.]+ \w?{unit}, .*; \d+ kicks in 1\.2 s\n")
+                shown = os.read(terminal, 1 << 16).decode().split("\r")
+                lines, wiped = shown[1:-2], shown[-2:]
+                self.assertGreaterEqual(len(lines), 2, shown)
+                for line in lines:
+                    self.assertRegex(line, rf"^ *[\d.]+ s  [\d.]+ \w?{unit} +p50 +[\d.]+ us  p99 ")
+                self.assertEqual(wiped, [" " * 60, ""])
 
     def test_zeros(self):
         """--zeros takes a disk that reads as zeros, and no other."""
