@@ -46,18 +46,22 @@ class VirtioUsers(Testpmd):
 
     def ready(self, timeout=60):
         super().ready(timeout)
-        names = [self._name(number) for number in range(len(self.devices))]
-        self.ports = [names.index(device.split(",")[0]) for device in self.devices]
+        self.settle()
+        numbers = wait_for(f"the ports of {self.name}", self._numbers, 20, 0.2)
+        self.ports = [numbers[device.split(",")[0]] for device in self.devices]
         self._meet()
         # The first of them is forwarded to the second, the third to the fourth.
         self(f"set portlist {','.join(map(str, self.ports))}")
         self("set fwd io")
         return self
 
-    def _name(self, number):
-        """What a port's device is called: the order of the numbers is the bus's own."""
-        found = re.search(r"Device name: (\S+)", self(f"show port info {number}"))
-        return found.group(1) if found else ""
+    def _numbers(self):
+        """Of the ports, by their devices' names: the order of the numbers is the bus's own. None
+        where the shell has not told of all."""
+        told = "".join(self(f"show port info {number}") for number in range(len(self.devices)))
+        found = re.findall(r"Infos for port (\d+)\s.*?Device name: (\S+)", told, re.DOTALL)
+        numbers = {name: int(number) for number, name in found}
+        return numbers if len(numbers) == len(self.devices) else None
 
     def _meet(self):
         """Sends a few frames from each NIC until each has some, which takes until the back-end has

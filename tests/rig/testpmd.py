@@ -43,7 +43,11 @@ class Testpmd:
         self.process = Child(["/bin/sh", "-c", 'exec "$@" >/dev/fd/0 2>&1', "sh", *self.command],
                              self._log, name="dpdk-testpmd", stdin=slave)
         os.close(slave)
-        return self.ready(timeout) if wait else self
+        try:
+            return self.ready(timeout) if wait else self
+        except Exception:
+            self.kill()  # nobody has it yet who would
+            raise
 
     def ready(self, timeout=60):
         self._until(PROMPT, timeout)
@@ -69,6 +73,12 @@ class Testpmd:
                     log.write(data)
         before, self.text = self.text.split(mark, 1)
         return before.decode(errors="replace").replace("\r", "")
+
+    def settle(self, silence=0.3):
+        """Drops what it says unasked: what comes next is the answer to what is asked next."""
+        while select.select([self._terminal], [], [], silence)[0]:
+            os.read(self._terminal, 65536)
+        self.text = b""
 
     def __call__(self, command, timeout=30):
         """Types a command at the prompt; answers what it printed."""
