@@ -10,7 +10,7 @@ namespace millrace::vswitch {
 
 namespace {
 
-constexpr std::uint8_t tcp_psh = 0x08, tcp_ack = 0x10;
+constexpr std::uint8_t flag_psh = 0x08, flag_ack = 0x10;
 constexpr std::uint32_t ip_length_max = 65'535;
 
 std::uint32_t sequence_of(const Packet& packet, const Layers& layers) noexcept {
@@ -33,7 +33,7 @@ std::uint32_t payload_of(const Packet& packet, const Layers& layers) noexcept {
   if (layers.protocol != ip::tcp || !packet.offload.checksum_verified || packet.length <= headers) {
     return 0;
   }
-  if ((flags_of(packet, layers) & ~tcp_psh) != tcp_ack) return 0;
+  if ((flags_of(packet, layers) & ~flag_psh) != flag_ack) return 0;
   const std::size_t l3 = layers.l2;
   const std::uint32_t total = packet.length - layers.l2;
   if (layers.ipv6) {
@@ -136,8 +136,8 @@ void Gro::append(Flow& flow, const Packet& packet, Place place, std::uint32_t pa
   whole.views[whole.view_count++] = {place + headers, payload};
   whole.length += payload;
   const std::size_t flags = std::size_t{flow.layers.l2} + flow.layers.l3 + 13;
-  const bool push = (flags_of(packet, flow.layers) & tcp_psh) != 0;
-  if (push) whole.header[flags] |= std::byte{tcp_psh};
+  const bool push = (flags_of(packet, flow.layers) & flag_psh) != 0;
+  if (push) whole.header[flags] |= std::byte{flag_psh};
   flow.sequence += payload;
   ++flow.id;
   ++flow.frames;
@@ -154,7 +154,7 @@ void Gro::begin(Packet& packet, const Layers& layers, std::uint32_t payload) noe
           .size = payload,
           .frames = 1,
           .id = static_cast<std::uint16_t>(load16(packet, layers.l2 + 4u) + 1),
-          .open = (flags_of(packet, layers) & tcp_psh) == 0};
+          .open = (flags_of(packet, layers) & flag_psh) == 0};
 }
 
 // The lengths of the whole, and the request that a guest would have made for it.
