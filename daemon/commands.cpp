@@ -229,6 +229,7 @@ qmp::CommandTable make_commands(Topology& topology, std::function<void()> quit) 
   add_query(table, topology, "query-disks", disks_of);
   add_query(table, topology, "query-companions", companions_of);
   add_query(table, topology, "query-uplinks", uplinks_of);
+  add_query(table, topology, "query-mirrors", mirrors_of);
   add_query(table, topology, "query-pfs", query_pfs);
   add_query(table, topology, "query-sessions", sessions_of);
   add_query(table, topology, "query-reactors", reactors_of);
@@ -252,10 +253,12 @@ qmp::CommandTable make_commands(Topology& topology, std::function<void()> quit) 
   table.add("balloon-add", adder(topology, "balloon", read_balloon));
   table.add("mem-add", adder(topology, "mem", read_mem));
   table.add("uplink-add", adder(topology, "uplink", read_uplink));
+  table.add("mirror-add", adder(topology, "mirror", read_mirror));
   add("console-port-add", add_console_port);
   add("port-remove", remover(&Topology::remove_port));
   add("disk-remove", remover(&Topology::remove_disk));
   add("uplink-remove", remover(&Topology::remove_uplink));
+  add("mirror-remove", remover(&Topology::remove_mirror));
   for (const char* kind : {"rng", "console", "balloon", "mem"}) {
     add(std::string{kind} + "-remove",
         remover([kind](Topology& each, const std::string& name, Topology::Done done) {

@@ -124,5 +124,77 @@ TEST_F(CommandsTest, ADescriptorCannotBeNamedAtRunTime) {
   EXPECT_TRUE(topology_->ports().empty() && topology_->disks().empty());
 }
 
+// A mirror needs ports alone: no guest has to be there.
+TEST_F(CommandsTest, MirrorsComeAndGo) {
+  for (const char* name : {"a", "b", "watcher"}) {
+    const json port{{"name", name}, {"socket", folder_ + "/" + name}};
+    ASSERT_EQ(said("port-add", port), "done");
+  }
+  std::vector<std::string> told;
+  topology_->on_event([&told](std::string_view event, const json& data) {
+    told.push_back(std::string{event} + " " + data["name"].get<std::string>());
+  });
+  const json mirror{{"name", "m"}, {"from", {"a", "b"}}, {"to", "watcher"}, {"direction", "in"}};
+  EXPECT_EQ(said("mirror-add", mirror), "done");
+  EXPECT_THAT(said("mirror-add", mirror), HasSubstr("the name m is used by a mirror"));
+  EXPECT_THAT(said("port-add", {{"name", "m"}, {"socket", folder_ + "/m"}}),
+              HasSubstr("the name m is used by a mirror"));
+  ASSERT_EQ(topology_->mirrors().size(), 1u);
+  EXPECT_EQ(said("mirror-remove", {{"name", "m"}}), "done");
+  EXPECT_EQ(said("mirror-remove", {{"name", "m"}}), "there is no mirror m");
+  EXPECT_EQ(said("mirror-add", mirror), "done");
+  EXPECT_EQ(told,
+            (std::vector<std::string>{"MIRROR_ADDED m", "MIRROR_REMOVED m", "MIRROR_ADDED m"}));
+  topology_->on_event({});
+}
+
+TEST_F(CommandsTest, AMirrorThatCannotBeIsRefused) {
+  for (const char* name : {"a", "b", "watcher"}) {
+    ASSERT_EQ(said("port-add", {{"name", name}, {"socket", folder_ + "/" + name}}), "done");
+  }
+  const auto add = [this](const json& from, const char* to, const char* name = "n") {
+    return said("mirror-add", {{"name", name}, {"from", from}, {"to", to}});
+  };
+  EXPECT_EQ(add({"nobody"}, "watcher"),
+            "mirror n: there is no port or uplink nobody; add it first");
+  EXPECT_EQ(add({"a"}, "nobody"), "mirror n: there is no port or uplink nobody; add it first");
+  EXPECT_THAT(add({"a"}, "a"), HasSubstr("from has a, its own destination; leave it out"));
+  EXPECT_THAT(add(json::array(), "a"), HasSubstr("from is empty; give it like"));
+  EXPECT_THAT(add("a", "watcher"), HasSubstr("from is no list of names"));
+  ASSERT_EQ(add({"a"}, "watcher", "m"), "done");
+  EXPECT_EQ(add({"watcher"}, "b"),
+            "mirror n: watcher is a mirror's destination, and copies are not copied; leave it out");
+  EXPECT_EQ(add({"b"}, "watcher"),
+            "mirror n: watcher is another mirror's destination; name all ports in one mirror");
+  EXPECT_EQ(add({"b"}, "a"),
+            "mirror n: a is mirrored itself, and copies are not copied; give another destination");
+  EXPECT_EQ(topology_->mirrors().size(), 1u);
+}
+
+TEST_F(CommandsTest, AMirrorEndsWithItsPorts) {
+  const auto ports = [this] {
+    for (const char* name : {"a", "b", "watcher"}) {
+      if (topology_->ports().contains(name)) continue;
+      ASSERT_EQ(said("port-add", {{"name", name}, {"socket", folder_ + "/" + name}}), "done");
+    }
+  };
+  const json mirror{{"name", "m"}, {"from", {"a", "b"}}, {"to", "watcher"}};
+  ports();
+  ASSERT_EQ(said("mirror-add", mirror), "done");
+  EXPECT_EQ(said("port-remove", {{"name", "a"}}), "done");
+  ASSERT_EQ(topology_->mirrors().size(), 1u);
+  EXPECT_EQ(topology_->mirrors().at("m").config.from, std::vector<std::string>{"b"});
+  EXPECT_EQ(said("port-remove", {{"name", "b"}}), "done");
+  EXPECT_TRUE(topology_->mirrors().empty());
+  ports();
+  ASSERT_EQ(said("mirror-add", mirror), "done");
+  std::vector<std::string> told;
+  topology_->on_event([&told](std::string_view event, const json&) { told.emplace_back(event); });
+  EXPECT_EQ(said("port-remove", {{"name", "watcher"}}), "done");
+  EXPECT_TRUE(topology_->mirrors().empty());
+  EXPECT_EQ(told, (std::vector<std::string>{"MIRROR_REMOVED", "PORT_REMOVED"}));
+  topology_->on_event({});
+}
+
 }  // namespace
 }  // namespace millrace::daemon

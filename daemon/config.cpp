@@ -119,6 +119,9 @@ void check_duplicates(const Config& config, Problems& problems) {
     if (entry.pf) continue;  // the pool finds one that is free
     devices.claim(device.substr(0, device.find(',')), entry.at, title);
   }
+  for (const auto& mirror : config.mirrors) {
+    names.claim(mirror.name, mirror.at, "[[mirror]] " + mirror.name);
+  }
 }
 
 }  // namespace
@@ -143,10 +146,12 @@ Config parse_config(std::string_view toml, Problems& problems) {
   read_list(section, "mem", config.companions, problems, read_mem);
   read_list(section, "uplink", config.uplinks, problems, read_uplink);
   read_list(section, "pf", config.pfs, problems, read_pf);
+  read_list(section, "mirror", config.mirrors, problems, read_mirror);
   section.finish();
   check_functions(config.pfs, problems);
   check_duplicates(config, problems);
   check_uplink_names(config, problems);
+  check_mirrors(config, problems);
   join_direct(config, problems);
   sort_uplinks(config.uplinks);
   return config;

@@ -72,6 +72,15 @@ struct UplinkEntry {
   Position at;
 };
 
+// Copies of what ports and uplinks send and get, for one that watches. Names.
+struct MirrorEntry {
+  std::string name;
+  std::vector<std::string> from;
+  std::string to;
+  vswitch::MirrorDirection direction = vswitch::MirrorDirection::both;
+  Position at;
+};
+
 struct Config {
   std::string control_socket = "/run/millrace/control.sock";
   unsigned control_permissions = 0660;
@@ -92,6 +101,7 @@ struct Config {
   std::vector<GuestCompanion> companions;
   std::vector<UplinkEntry> uplinks;
   std::vector<PfEntry> pfs;
+  std::vector<MirrorEntry> mirrors;
 };
 
 // Reads a whole file's text. Every problem is noted; the Config is usable only where there is none.
@@ -116,6 +126,10 @@ void read_console_port(Section& section, guest::PortSettings& port);
 [[nodiscard]] UplinkEntry read_uplink(const Value& table, const std::string& title,
                                       Problems& problems);
 [[nodiscard]] PfEntry read_pf(const Value& table, const std::string& title, Problems& problems);
+[[nodiscard]] MirrorEntry read_mirror(const Value& table, const std::string& title,
+                                      Problems& problems);
+// Mirrors of what is not there, and those that cannot be there together.
+void check_mirrors(const Config& config, Problems& problems);
 // Uplinks that are named, as a standby, as a member of a bond or by a port that follows one, and
 // are not there, or cannot be what they are named for.
 void check_uplink_names(const Config& config, Problems& problems);

@@ -197,6 +197,46 @@ TEST_P(Direct, TheDeviceWritesIntoTheGuestsBuffers) {
   EXPECT_EQ(nic->faults, 0u);
 }
 
+// From where the device wrote it, before the guest is told; what is copied is as ever.
+TEST_P(Direct, AMirrorHasTheFramesInTheirOrder) {
+  const PortId watcher = board.port({});
+  auto& end = board.endpoint(watcher);
+  const auto mirror = [&](const std::vector<PortId>& from) {
+    board.finish([&](auto done) {
+      ASSERT_TRUE(board.fabric().add_mirror({from, watcher, MirrorDirection::both}, done));
+    });
+  };
+  mirror({guest, wire});
+  post(64);
+  start();
+  board.wait([&] { return figures().placing.get() == 1; });
+  const auto receive_some = [&](unsigned count) {
+    for (unsigned i = 0; i < count; ++i) {
+      const unsigned number = sent;
+      board.on(0, [&] { end.clear(); });
+      receive();
+      find(1, 1);
+      board.on(0, [] {});
+      ASSERT_EQ(end.received, 1u);
+      EXPECT_EQ(end.frame(0), bytes_of(number));
+    }
+  };
+  receive_some(RingNic::ring + 20);
+  EXPECT_EQ(figures().copied_begun.get(), std::uint64_t{RingNic::ring});
+  EXPECT_EQ(figures().zero_copy_packets.get(), 20u);
+  board.finish([&](auto done) { board.fabric().remove_mirror(watcher, done); });
+  board.on(0, [&] { end.clear(); });
+  for (unsigned i = 0; i < 5; ++i) {
+    receive();
+    find(1, 1);
+  }
+  EXPECT_EQ(end.received, 0u);
+  mirror({wire});
+  receive_some(5);
+  EXPECT_EQ(figures().zero_copy_packets.get(), 30u);
+  EXPECT_EQ(nic->faults, 0u);
+}
+
 TEST_P(Direct, BuffersThatWereNotFilledGoBack) {
   post(64);
   start();

@@ -118,6 +118,7 @@ std::string metrics_of(const json& everything) {
   counters(out, everything["disks"], "disk");
   counters(out, companions, "companion");
   counters(out, everything["uplinks"], "uplink");
+  counters(out, everything.value("mirrors", json::array()), "mirror");
   latency(out, everything["disks"]);
   return out;
 }

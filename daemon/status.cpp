@@ -252,6 +252,11 @@ void add_zero_copy(const vswitch::UplinkStatus::ZeroCopy& figures, const UplinkU
   }
 }
 
+const char* name_of(vswitch::MirrorDirection direction) {
+  if (direction == vswitch::MirrorDirection::both) return "both";
+  return direction == vswitch::MirrorDirection::in ? "in" : "out";
+}
+
 const char* name_of(vswitch::BondMode mode) {
   return mode == vswitch::BondMode::active_backup ? "active-backup"
          : mode == vswitch::BondMode::balance_xor ? "balance-xor"
@@ -435,6 +440,21 @@ json uplinks_of(Topology& topology) {
   return uplinks;
 }
 
+json mirrors_of(Topology& topology) {
+  auto mirrors = json::array();
+  for (const auto& [name, unit] : topology.mirrors()) {
+    const auto figures = topology.fabric().mirror_figures(unit.to);
+    mirrors.push_back(
+        {{"name", name},
+         {"from", unit.config.from},
+         {"to", unit.config.to},
+         {"direction", name_of(unit.config.direction)},
+         {"counters",
+          {{"frames", figures.frames}, {"bytes", figures.bytes}, {"dropped", figures.dropped}}}});
+  }
+  return mirrors;
+}
+
 json reactors_of(Topology& topology) {
   auto reactors = json::array();
   const auto queues = topology.queues();
@@ -461,6 +481,7 @@ json counters_of(Topology& topology) {
           {"disks", counters_by_name(disks_of(topology))},
           {"companions", counters_by_name(companions_of(topology))},
           {"uplinks", counters_by_name(uplinks_of(topology))},
+          {"mirrors", counters_by_name(mirrors_of(topology))},
           {"reactors", reactors_of(topology)}};
 }
 
@@ -468,7 +489,7 @@ json everything_of(Topology& topology) {
   return {{"time_ns", base::monotonic_ns()},       {"status", status_of(topology)},
           {"ports", ports_of(topology)},           {"disks", disks_of(topology)},
           {"companions", companions_of(topology)}, {"uplinks", uplinks_of(topology)},
-          {"reactors", reactors_of(topology)}};
+          {"mirrors", mirrors_of(topology)},       {"reactors", reactors_of(topology)}};
 }
 
 }  // namespace millrace::daemon

@@ -13,6 +13,7 @@ namespace millrace::daemon {
 [[nodiscard]] nlohmann::json disks_of(Topology& topology);
 [[nodiscard]] nlohmann::json companions_of(Topology& topology);
 [[nodiscard]] nlohmann::json uplinks_of(Topology& topology);
+[[nodiscard]] nlohmann::json mirrors_of(Topology& topology);
 [[nodiscard]] nlohmann::json reactors_of(Topology& topology);
 [[nodiscard]] nlohmann::json sessions_of(Topology& topology);
 // {"time_ns", "ports": {NAME: {COUNTER: VALUE}}, "disks": ..., "uplinks": ..., "reactors": [...]}

@@ -122,6 +122,8 @@ void Topology::add_next(std::shared_ptr<const Config> config, std::size_t index,
   if (index < others + config->companions.size()) {
     return add(config->companions[index - others], next);
   }
+  const std::size_t units = others + config->companions.size();
+  if (index < units + config->mirrors.size()) return add(config->mirrors[index - units], next);
   done({});
 }
 
@@ -140,6 +142,7 @@ std::string Topology::conflict(const std::string& name, const std::string& socke
     return "the name " + name + " is used by a " +
            guest::kind_of(found->second->config.device.settings) + "; give another";
   }
+  if (mirrors_.contains(name)) return "the name " + name + " is used by a mirror; give another";
   if (uplinks_.contains(name)) return "the name " + name + " is used by an uplink; give another";
   const auto taken = [&](const auto& units) {
     for (const auto& [other, unit] : units) {
@@ -345,6 +348,7 @@ void Topology::remove(Units<Unit>& units, const std::string& name, const char* k
                            "; try again later"));
   }
   unit.state = UnitState::stopping;
+  leave_mirrors(name);
   finish(unit, [this, name, kind = std::string{kind}, done] {
     emit(event_of(kind, "REMOVED"), {{"name", name}});
     done({});
@@ -498,6 +502,7 @@ void Topology::close(std::function<void()> done) {
     loop_.defer([this, done] { close(done); });
     return;
   }
+  mirrors_.clear();  // each ends with its ports
   // Guests first, then the way out; the rings when nobody can submit any more.
   close_all(ports_, [this, done] {
     close_all(disks_, [this, done] {

@@ -52,6 +52,11 @@ struct CompanionUnit {
   std::unique_ptr<vhost::Server> server;
 };
 
+struct MirrorUnit {
+  MirrorEntry config;
+  vswitch::PortId to = vswitch::no_port;
+};
+
 class Topology {
  public:
   using Done = std::function<void(base::Result<void>)>;
@@ -78,6 +83,10 @@ class Topology {
   void add(GuestDisk disk, Done done);
   void add(GuestCompanion companion, Done done);
   void add(UplinkEntry uplink, Done done);
+  // Its ports and uplinks are there. One of them that is removed leaves it; it ends with its
+  // destination, and with the last that it watches.
+  void add(MirrorEntry mirror, Done done);
+  void remove_mirror(const std::string& name, Done done);
   void remove_port(const std::string& name, Done done);
   void remove_disk(const std::string& name, Done done);
   // `kind`: see guest::kind_of.
@@ -105,6 +114,7 @@ class Topology {
   [[nodiscard]] const Units<DiskUnit>& disks() const { return disks_; }
   [[nodiscard]] const Units<CompanionUnit>& companions() const { return companions_; }
   [[nodiscard]] const Units<UplinkUnit>& uplinks() const { return uplinks_; }
+  [[nodiscard]] const std::map<std::string, MirrorUnit>& mirrors() const { return mirrors_; }
   [[nodiscard]] base::ReactorPool& reactors() { return *reactors_; }
   // The started queues with their loads.
   [[nodiscard]] std::vector<QueueLoad> queues() const {
@@ -149,6 +159,10 @@ class Topology {
   [[nodiscard]] std::string direct_refusal(const GuestPort& port) const;
   void make_direct(PortUnit& port);
   void find_direct_port(UplinkUnit& unit);
+  // topology_mirrors.cpp
+  [[nodiscard]] base::Result<vswitch::PortId> running_port(const std::string& name) const;
+  [[nodiscard]] base::Result<vswitch::MirrorConfig> resolve(const MirrorEntry& mirror) const;
+  void leave_mirrors(const std::string& name);
   base::Result<void> ensure_eal();
   // topology_uplinks.cpp
   [[nodiscard]] std::string standby_conflict(const UplinkEntry& entry) const;
@@ -195,6 +209,7 @@ class Topology {
   Units<PortUnit> ports_;
   Units<DiskUnit> disks_;
   Units<CompanionUnit> companions_;
+  std::map<std::string, MirrorUnit> mirrors_;
   std::unique_ptr<Balancer> balancer_;
 };
 

@@ -48,22 +48,35 @@ Shard::Shard(base::Reactor& reactor, const MacTableConfig& config,
 
 void Shard::forward(PortId ingress, std::span<Packet> packets) noexcept {
   ShardPort* from = table_->find(ingress);
-  if (from == nullptr) return;  // the port was removed: nobody counts for it any more
+  if (from == nullptr) return refuse(ingress, packets);
+  const bool mirrored = (from->mirrors_in | table_->mirrors_out) != 0;
   while (!packets.empty()) {
     const auto burst = packets.first(std::min(packets.size(), burst_max));
     std::uint64_t bytes = 0;
     last_.endpoint = nullptr;
     if (burst.size() > 1 && addresses_.large()) prefetch(*from, burst);
-    for (unsigned at = 0; at < burst.size(); ++at) {
-      bytes += burst[at].length;
-      judge(*from, burst, at);
+    if (!mirrored) [[likely]] {
+      bytes = judge_all<false>(*from, burst);
+    } else {
+      bytes = judge_all<true>(*from, burst);
+      mirror(burst);
     }
     from->counters->tx_packets.add(burst.size());
     from->counters->tx_bytes.add(bytes);
-    deliver([burst](unsigned at) -> Packet& { return burst[at]; });
+    deliver_burst(burst);
     packets = packets.subspan(burst.size());
   }
   if (wake_ != 0) wake();
+}
+
+template <bool mirrors>
+std::uint64_t Shard::judge_all(ShardPort& from, std::span<Packet> packets) noexcept {
+  std::uint64_t bytes = 0;
+  for (unsigned at = 0; at < packets.size(); ++at) {
+    bytes += packets[at].length;
+    judge<mirrors>(from, packets, at);
+  }
+  return bytes;
 }
 
 // Asks for what the look-ups will read, but for packets of the same stations as the one before.
@@ -80,37 +93,45 @@ void Shard::prefetch(const ShardPort& from, std::span<const Packet> packets) noe
 }
 
 // Judges packet `at`: drops and counts it, or marks it at its receivers.
+template <bool mirrors>
 void Shard::judge(ShardPort& from, std::span<Packet> packets, unsigned at) noexcept {
   Packet& packet = packets[at];
   packet.source = from.id;
+  if constexpr (mirrors) wanted_[at] = 0;
   if (!admit(from, packet)) return;
-  if (from.alone) return forward_alone(from, packet, at);
+  if (from.alone) return forward_alone<mirrors>(from, packet, at);
   const Stations stations{packet};
   if (last_.endpoint != nullptr && last_.stations == stations && last_.vlan == packet.vlan) {
+    if constexpr (mirrors) wanted_[at] = last_.mirrors;
     return mark(*last_.endpoint, last_.tagged, at);
   }
   last_.endpoint = nullptr;
   const auto learned = learn(from, packet);
   if (learned == MacTable::Learned::forbidden) return;
-  Endpoint* only = forward_one(from, packet, at);
+  if constexpr (mirrors) wanted_[at] = from.mirrors_in;
+  Endpoint* only = forward_one<mirrors>(from, packet, at);
   if (only == nullptr || learned == MacTable::Learned::refused) return;  // those are counted
-  last_ = {stations, packet.vlan, table_->ports[only->owner].tags(packet.vlan), only};
+  last_ = {stations, packet.vlan, table_->ports[only->owner].tags(packet.vlan), 0, only};
+  if constexpr (mirrors) last_.mirrors = wanted_[at];
 }
 
 // Whatever its addresses are.
+template <bool mirrors>
 void Shard::forward_alone(ShardPort& from, Packet& packet, unsigned at) noexcept {
+  if constexpr (mirrors) wanted_[at] = from.mirrors_in;
   ShardPort* to = table_->find(from.partner);
   if (to == nullptr) return from.counters->drop_isolated.add();
   if (!to->is_in(packet.vlan)) return from.counters->drop_vlan.add();
-  static_cast<void>(unicast(from, *to, packet, at));
+  static_cast<void>(unicast<mirrors>(from, *to, packet, at));
 }
 
+template <bool mirrors>
 Endpoint* Shard::forward_one(ShardPort& from, Packet& packet, unsigned at) noexcept {
   const std::byte* destination = packet.header.data();
-  if (is_group(destination)) return flood(from, packet, at);
+  if (is_group(destination)) return flood<mirrors>(from, packet, at);
   const PortId to_id = addresses_.find(mac_key(destination, packet.vlan), now());
   ShardPort* to = table_->find(to_id);
-  return to == nullptr ? flood(from, packet, at) : unicast(from, *to, packet, at);
+  return to == nullptr ? flood<mirrors>(from, packet, at) : unicast<mirrors>(from, *to, packet, at);
 }
 
 const ShardPort* Shard::sender_of(const ShardPort& from, const Packet& packet) noexcept {
@@ -206,6 +227,7 @@ void Shard::tell(const LearnEvent& event) noexcept {
   }
 }
 
+template <bool mirrors>
 Endpoint* Shard::unicast(ShardPort& from, ShardPort& to, Packet& packet, unsigned at) noexcept {
   const ShardPort* sender = sender_of(from, packet);
   if (&to == &from || &to == sender) return from.counters->drop_hairpin.add(), nullptr;
@@ -214,10 +236,11 @@ Endpoint* Shard::unicast(ShardPort& from, ShardPort& to, Packet& packet, unsigne
   if (table_->vepa != ShardTable::absent && !from.uplink && !to.uplink) {
     ShardPort& out = table_->ports[table_->vepa];
     if (!out.is_in(packet.vlan)) return from.counters->drop_vlan.add(), nullptr;
-    return unicast(from, out, packet, at);
+    return unicast<mirrors>(from, out, packet, at);
   }
   Endpoint* endpoint = choose(to, packet);
   if (endpoint == nullptr) return to.counters->drop_no_queue.add(), nullptr;
+  if constexpr (mirrors) wanted_[at] |= to.mirrors_out;
   if (endpoint->reactor == index_) {
     mark(*endpoint, packet, at);
     return to.choice == Choice::only ? endpoint : nullptr;
@@ -228,9 +251,11 @@ Endpoint* Shard::unicast(ShardPort& from, ShardPort& to, Packet& packet, unsigne
 
 // To every member of the packet's VLAN but its own port: marks the members here, and sends one copy
 // to each reactor that has others.
+template <bool mirrors>
 Endpoint* Shard::flood(const ShardPort& from, Packet& packet, unsigned at) noexcept {
   const VlanMembers* vlan = table_->find_vlan(packet.vlan);
   if (vlan == nullptr) return nullptr;
+  if constexpr (mirrors) wanted_[at] |= mirrors_of_flood(from, packet);
   Endpoint* only = flood_here(from, packet, at, table_->number);
   const std::uint64_t others = vlan->reactors & ~(std::uint64_t{1} << index_);
   for (std::uint64_t left = others; left != 0; left &= left - 1) {
@@ -335,6 +360,10 @@ void Shard::deliver(PacketAt packet_at) noexcept {
   }
 }
 
+void Shard::deliver_burst(std::span<Packet> packets) noexcept {
+  deliver([packets](unsigned at) -> Packet& { return packets[at]; });
+}
+
 template <class PacketAt>
 void Shard::deliver_to(Endpoint& endpoint, std::uint32_t mask, PacketAt packet_at) noexcept {
   if (mask == 0) return;
@@ -431,6 +460,7 @@ void Shard::accept(Parcel& parcel, unsigned at) noexcept {
     return;
   }
   ShardPort* to = table_->find(parcel.port);
+  if (to == nullptr) to = table_->find_monitor(parcel.port ^ copy_mark);
   if (to == nullptr) return;
   for (Endpoint& endpoint : table_->endpoints_of(*to)) {
     if (endpoint.slot == parcel.slot && endpoint.port != nullptr) {

@@ -2,6 +2,7 @@
 
 #include <rte_mbuf.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/check.hpp"
@@ -107,6 +108,14 @@ bool DirectReceive::place(rte_mbuf& mbuf) noexcept {
 void DirectReceive::unplace() noexcept {
   sink_->untake();
   --placed_;
+}
+
+std::size_t DirectReceive::acceptable(std::span<rte_mbuf* const> frames) const noexcept {
+  std::size_t count = 0;
+  for (std::size_t left = out(); count < frames.size() && left != 0; ++count) {
+    left -= std::min<std::size_t>(left, frames[count]->nb_segs);
+  }
+  return count;
 }
 
 std::size_t DirectReceive::accept(std::span<rte_mbuf* const> frames,

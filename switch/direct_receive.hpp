@@ -37,6 +37,8 @@ class DirectReceive final : private DirectPool::Source {
   void give_back() noexcept;
   // Places from now on, if it does not yet and can. `now`: TSC.
   void begin(std::uint64_t now) noexcept;
+  // So many of the frames, the first ones, accept() would take in.
+  [[nodiscard]] std::size_t acceptable(std::span<rte_mbuf* const> frames) const noexcept;
   // Takes in those of the frames that the guest's buffers are for, in order: the first so many. The
   // mbufs stay the caller's.
   [[nodiscard]] std::size_t accept(std::span<rte_mbuf* const> frames,

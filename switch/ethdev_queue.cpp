@@ -168,6 +168,7 @@ unsigned EthdevQueue::receive() noexcept {
   figures_.received.add(count);
   std::size_t first = 0;
   if (direct_ != nullptr) {
+    if (bridge_.mirrors_direct(port_)) mirror_direct({mbufs.data(), count});
     first = direct_->accept({mbufs.data(), count}, counters_);
     direct_->note_copied(count - first);
   }
@@ -176,6 +177,16 @@ unsigned EthdevQueue::receive() noexcept {
   forward(std::span{mbufs}.subspan(first, count - first));
   rte_pktmbuf_free_bulk(mbufs.data(), count);
   return count;
+}
+
+void EthdevQueue::mirror_direct(std::span<rte_mbuf* const> mbufs) noexcept {
+  auto& packets = bridge_.burst();
+  std::size_t filled = 0;
+  for (const rte_mbuf* mbuf : mbufs.first(direct_->acceptable(mbufs))) {
+    // In several pieces it is too long, and dropped.
+    if (mbuf->nb_segs == 1 && describe(*mbuf, packets[filled])) ++filled;
+  }
+  bridge_.mirror_direct(port_, std::span{packets}.first(filled));
 }
 
 void EthdevQueue::forward(std::span<rte_mbuf* const> mbufs) noexcept {

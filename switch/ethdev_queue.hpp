@@ -121,6 +121,8 @@ class EthdevQueue final : public base::Poller, public Port {
   using Mbufs = std::array<rte_mbuf*, burst_max>;
 
   [[nodiscard]] unsigned receive() noexcept;
+  // What the device wrote where the guest has it is copied to mirrors, before the guest is told.
+  void mirror_direct(std::span<rte_mbuf* const> mbufs) noexcept;
   // What came goes to the switch.
   void forward(std::span<rte_mbuf* const> mbufs) noexcept;
   [[nodiscard]] bool takes_whole(const Offload& offload) const noexcept;

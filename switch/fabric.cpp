@@ -88,6 +88,13 @@ class FabricOverCommands final : public Fabric {
     state_->publish({}, std::move(done));
   }
   void pair(PortId one, PortId other, Done done) override;
+  base::Result<> add_mirror(const MirrorConfig& config, Done done) override {
+    return state_->add_mirror(config, std::move(done));
+  }
+  void remove_mirror(PortId to, Done done) override { state_->remove_mirror(to, std::move(done)); }
+  [[nodiscard]] MirrorFigures mirror_figures(PortId to) const override {
+    return state_->mirror_figures(to);
+  }
   Bridge& bridge(unsigned reactor) override { return *state_->shards.at(reactor); }
   PortCounters& counters(PortId port, unsigned reactor) override {
     return state_->ports.at(port)->counters.at(reactor).counters;
@@ -178,7 +185,7 @@ void FabricOverCommands::remove_port(PortId id, Done done) {
     if (its->partner == id) its->partner = no_port;
   }
   state_->leaving.insert(id);
-  state_->publish({}, [state = state_, port, id, done] {
+  state_->publish({}, [state = state_, port, id, done, mirror = state_->leave_mirrors(id)] {
     state->on_all([](Shard& shard) { shard.drain(); },
                   [state, port, id, done] {
                     state->walk_addresses(

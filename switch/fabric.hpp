@@ -14,6 +14,7 @@
 #include "base/reactor_pool.hpp"
 #include "base/result.hpp"
 #include "switch/bridge.hpp"
+#include "switch/mirror.hpp"
 #include "switch/steering.hpp"
 
 namespace millrace::vswitch {
@@ -80,6 +81,13 @@ class Fabric {
   // Two ports that are alone, each at most in one pair: what one sends gets to the other, past all
   // addresses. It ends when one of them is removed.
   virtual void pair(PortId one, PortId other, Done done) = 0;
+  // A mirror, by its destination, which is one mirror's alone. Its addresses are flushed. Refused
+  // where a port would be both ends of mirrors, or is bound to another port.
+  virtual base::Result<> add_mirror(const MirrorConfig& config, Done done) = 0;
+  // After done() the destination is a port like others. A port that is removed leaves its mirrors;
+  // one that is a mirror's destination ends it.
+  virtual void remove_mirror(PortId to, Done done) = 0;
+  [[nodiscard]] virtual MirrorFigures mirror_figures(PortId to) const = 0;
   // The reactor's shard. The pointer stays valid as long as the Fabric.
   [[nodiscard]] virtual Bridge& bridge(unsigned reactor) = 0;
   // This port's counters on one reactor: a Port on that reactor adds to them. Stable until

@@ -71,14 +71,17 @@ std::unique_ptr<ShardTable> FabricState::make_table(unsigned reactor) const {
       port.choice = state->endpoints.size() == 1 ? Choice::only : Choice::spread;
     }
     if (state->steering != nullptr) add_targets(*table, port, *state->steering);
+    const bool monitor = mirrors.contains(id);
+    if (monitor) make_monitor(port);
     if (port.vepa && (table->vepa == ShardTable::absent || port.choice != Choice::none)) {
       table->vepa = at;
     }
     table->ports.push_back(std::move(port));
-    if (state->config.alone) continue;  // nothing is flooded to it
+    if (state->config.alone || monitor) continue;  // nothing is flooded to it
     for (const auto vlan : vlans_of(state->config)) members[vlan].push_back(at);
   }
   add_vlans(*table, reactor, members);
+  add_mirrors(*table, reactor);
   return table;
 }
 

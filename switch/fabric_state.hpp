@@ -48,6 +48,16 @@ struct PortState {
   std::vector<ReactorPortCounters> counters;  // by reactor
 };
 
+struct alignas(64) ReactorMirrorCounters {
+  MirrorCounters counters;
+};
+
+struct MirrorState {
+  MirrorConfig config;
+  std::uint64_t dropped_before = 0;             // at its destination
+  std::vector<ReactorMirrorCounters> counters;  // by reactor
+};
+
 class FabricState : public std::enable_shared_from_this<FabricState> {
  public:
   using Done = Fabric::Done;
@@ -61,6 +71,12 @@ class FabricState : public std::enable_shared_from_this<FabricState> {
   // Fabric::move_endpoint, end_move.
   void begin_move(PortId id, unsigned slot, unsigned reactor, Fabric::Handed go);
   void end_move(PortId id, unsigned slot, Done done);
+  // fabric_mirror.cpp: Fabric::add_mirror, remove_mirror, mirror_figures; and those of a port that
+  // goes.
+  base::Result<> add_mirror(const MirrorConfig& mirror, Done done);
+  void remove_mirror(PortId to, Done done);
+  [[nodiscard]] MirrorFigures mirror_figures(PortId to) const;
+  [[nodiscard]] std::shared_ptr<MirrorState> leave_mirrors(PortId port);
   // Runs `run(Shard&)` on every reactor; `done` when all have answered.
   void on_all(const std::function<void(Shard&)>& run, const Done& done);
   // Runs `run(Shard&, first, count)` over all address buckets of every shard, in short commands.
@@ -77,6 +93,7 @@ class FabricState : public std::enable_shared_from_this<FabricState> {
   bool closed = false;
   std::map<PortId, std::unique_ptr<PortState>> ports;
   std::map<MacKey, PortId> statics;
+  std::map<PortId, std::shared_ptr<MirrorState>> mirrors;  // by destination
   std::set<PortId> leaving;  // ids that something in a link may still name
   PortId next_id = 0;
   std::uint16_t table_number = 0;
@@ -88,7 +105,13 @@ class FabricState : public std::enable_shared_from_this<FabricState> {
  private:
   void redirect(PortId id, unsigned slot, const std::shared_ptr<EndpointMove>& move);
   [[nodiscard]] std::unique_ptr<ShardTable> make_table(unsigned reactor) const;
+  [[nodiscard]] std::string refusal(const MirrorConfig& mirror) const;
+  [[nodiscard]] std::uint64_t dropped_for(PortId port) const;
+  void make_monitor(ShardPort& port) const;
+  void add_mirrors(ShardTable& table, unsigned reactor) const;
   static void add_targets(ShardTable& table, ShardPort& port, const Steering& steering);
+  const std::shared_ptr<const VlanSet> every_vlan_ =
+      std::make_shared<const VlanSet>(VlanSet{}.set());
   static void add_vlans(ShardTable& table, unsigned reactor,
                         const std::map<std::uint16_t, std::vector<std::uint16_t>>& members);
 };

@@ -19,12 +19,17 @@ namespace millrace::vswitch {
 
 inline constexpr std::size_t chunk_size = 4096;
 
+// Added to a mirror's destination, which is not a port like others.
+inline constexpr PortId copy_mark = 0x8000;
+static_assert(ports_max <= copy_mark);
+
 struct Parcel {
   static constexpr std::size_t chunks_max =
       17;  // the first holds this struct and payload behind it
 
-  Packet packet;           // untagged form; views lie in the chunks
-  PortId port = no_port;   // receiver; no_port: all members of packet.vlan on that reactor
+  Packet packet;  // untagged form; views lie in the chunks
+  // Receiver; no_port: all members of packet.vlan on that reactor; with copy_mark: of a copy.
+  PortId port = no_port;
   std::uint16_t slot = 0;  // which of its endpoints
   std::uint16_t chunk_count = 0;
   std::array<std::byte*, chunks_max> chunks;
@@ -64,11 +69,20 @@ class Link {
   static constexpr std::size_t parcels_max = 1024, events_max = 1024;
   // One stalled receiver must not take what packets to the others need.
   static constexpr std::size_t chunks_max = ParcelPool::chunk_count / 2;
+  // Copies for mirrors take what others leave: none where so much is under way, to this reactor or
+  // to all.
+  static constexpr std::size_t copies_max = parcels_max / 4;
+  static constexpr std::size_t spare_min = ParcelPool::chunk_count / 2;
 
   // --- Source reactor ---
   // Copies and sends; false: the link is full, or the pool is empty.
   [[nodiscard]] bool send(ParcelPool& pool, const Packet& packet, PortId port,
                           std::uint16_t slot) noexcept;
+  // Whether there is room for a copy.
+  [[nodiscard]] bool spare(const ParcelPool& pool) const noexcept {
+    return sent_ - came_back_ < copies_max && chunks_out_ < chunks_max / 4 &&
+           pool.available() >= spare_min;
+  }
   [[nodiscard]] bool tell(const LearnEvent& event) noexcept { return events_.push(event); }
   // Frees what came back.
   void reclaim(ParcelPool& pool) noexcept;

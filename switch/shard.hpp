@@ -33,6 +33,8 @@ class Shard final : public Bridge {
   Shard(base::Reactor& reactor, const MacTableConfig& config, std::vector<Neighbour> neighbours);
 
   void forward(PortId ingress, std::span<Packet> packets) noexcept override;
+  [[nodiscard]] bool mirrors_direct(PortId ingress) const noexcept override;
+  void mirror_direct(PortId ingress, std::span<Packet> packets) noexcept override;
   bool poll() noexcept override;
   bool arm() noexcept override;
   void disarm() noexcept override {}
@@ -71,18 +73,24 @@ class Shard final : public Bridge {
     Stations stations;
     std::uint16_t vlan = 0;
     bool tagged = false;
+    MirrorSet mirrors = 0;
     Endpoint* endpoint = nullptr;  // on this reactor; nullptr: nothing is known
   };
 
-  // Step 1.
+  // Step 1. What it costs to note who wants copies (in wanted_) is paid only where somebody might.
   void prefetch(const ShardPort& from, std::span<const Packet> packets) noexcept;
+  template <bool mirrors>  // answers their bytes
+  std::uint64_t judge_all(ShardPort& from, std::span<Packet> packets) noexcept;
+  template <bool mirrors>
   void judge(ShardPort& from, std::span<Packet> packets, unsigned at) noexcept;
   // VEPA: the port whose guest sent what comes back by `from`; nullptr: that is not what came.
   [[nodiscard]] const ShardPort* sender_of(const ShardPort& from, const Packet& packet) noexcept;
   // Whether what came from `from`, and before that from `sender`, may not go to `to`.
   [[nodiscard]] bool parted(const ShardPort& from, const ShardPort* sender,
                             const ShardPort& to) const noexcept;
+  template <bool mirrors>
   void forward_alone(ShardPort& from, Packet& packet, unsigned at) noexcept;
+  template <bool mirrors>
   Endpoint* forward_one(ShardPort& from, Packet& packet, unsigned at) noexcept;
   [[nodiscard]] bool admit(const ShardPort& from, Packet& packet) const noexcept;
   [[nodiscard]] bool classify_vlan(const ShardPort& from, Packet& packet) const noexcept;
@@ -91,7 +99,9 @@ class Shard final : public Bridge {
   void tell(const LearnEvent& event) noexcept;
   // Each returns the packet's only receiver where that is an endpoint of this reactor which nothing
   // but ports, addresses and VLAN chose; else nullptr.
+  template <bool mirrors>
   Endpoint* unicast(ShardPort& from, ShardPort& to, Packet& packet, unsigned at) noexcept;
+  template <bool mirrors>
   Endpoint* flood(const ShardPort& from, Packet& packet, unsigned at) noexcept;
   // `table`: the number of the table by which it was flooded.
   Endpoint* flood_here(const ShardPort& from, Packet& packet, unsigned at,
@@ -104,7 +114,16 @@ class Shard final : public Bridge {
   void mark(Endpoint& endpoint, bool tagged, unsigned at) noexcept;
   [[nodiscard]] bool send(unsigned reactor, const Packet& packet, PortId port,
                           std::uint16_t slot) noexcept;
+  // shard_mirror.cpp: marks the burst's packets at the destinations of the mirrors that want them.
+  void mirror(std::span<Packet> packets) noexcept;
+  void copy_to(const ShardMirror& mirror, Packet& packet, unsigned at) noexcept;
+  [[nodiscard]] bool send_copy(const Endpoint& endpoint, const Packet& packet, PortId to) noexcept;
+  [[nodiscard]] MirrorSet mirrors_of_flood(const ShardPort& from, const Packet& packet) noexcept;
+  [[nodiscard]] MirrorSet mirrors_of_pair(PortId ingress) const noexcept;
+  // Of a port that is not there any more, or is a mirror's destination.
+  void refuse(PortId ingress, std::span<const Packet> packets) noexcept;
   // Step 2: `packet_at(i)` is packet i of the burst.
+  void deliver_burst(std::span<Packet> packets) noexcept;
   template <class PacketAt>
   void deliver(PacketAt packet_at) noexcept;
   template <class PacketAt>
@@ -129,6 +148,7 @@ class Shard final : public Bridge {
   Endpoint* touched_ = nullptr;
   Verdict last_;
   std::uint64_t wake_ = 0;  // reactors to wake
+  std::array<MirrorSet, burst_max> wanted_;
   std::array<Spill, burst_max> spills_;
 };
 

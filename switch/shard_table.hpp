@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "switch/counters.hpp"
+#include "switch/mirror.hpp"
 #include "switch/packet.hpp"
 #include "switch/port.hpp"
 #include "switch/steering.hpp"
@@ -61,6 +62,7 @@ struct ShardPort {
   // without a hash.
   std::shared_ptr<const PacketHash> hash;
   std::uint32_t first_target = 0, target_mask = 0;
+  MirrorSet mirrors_in = 0, mirrors_out = 0;  // of what it sends, and of what is for it
 
   [[nodiscard]] bool is_in(std::uint16_t vlan) const noexcept {
     return vlan == access_vlan ? takes_untagged() : trunk != nullptr && trunk->test(vlan);
@@ -78,6 +80,12 @@ struct VlanMembers {
   std::uint64_t reactors = 0;          // reactors with an endpoint of a member
 };
 
+struct ShardMirror {
+  PortId id = no_port;
+  std::uint16_t to = 0;                // position in ports
+  MirrorCounters* counters = nullptr;  // of this reactor
+};
+
 struct ShardTable {
   static constexpr std::uint16_t absent = 0xffff;
 
@@ -93,10 +101,20 @@ struct ShardTable {
   std::vector<std::uint16_t> members;  // positions in ports, grouped by VLAN
   static constexpr std::uint32_t no_endpoint = 0xffff'ffff;
   std::vector<std::uint32_t> targets;  // positions in endpoints, or none; grouped by port
+  // A mirror's destination is not found by its id: nothing but copies gets there.
+  std::vector<ShardMirror> mirrors;  // a MirrorSet's bits
+  MirrorSet mirrors_out = 0;         // of all ports
 
   [[nodiscard]] ShardPort* find(PortId id) noexcept {
     if (id >= ports_max || by_id[id] == absent) return nullptr;
     return &ports[by_id[id]];
+  }
+  // The destination of a mirror.
+  [[nodiscard]] ShardPort* find_monitor(PortId id) noexcept {
+    for (const ShardMirror& mirror : mirrors) {
+      if (mirror.id == id) return &ports[mirror.to];
+    }
+    return nullptr;
   }
   [[nodiscard]] const VlanMembers* find_vlan(std::uint16_t vlan) const noexcept {
     return by_vlan[vlan] == absent ? nullptr : &vlans[by_vlan[vlan]];

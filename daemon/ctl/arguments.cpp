@@ -11,9 +11,9 @@ namespace {
 using nlohmann::json;
 
 // Keys whose value is text, whatever it looks like: a disk may be called 7.
-constexpr std::array<std::string_view, 13> text_keys{
-    "name", "id",     "socket", "mode",        "mac",     "path",   "serial",
-    "size", "device", "direct", "permissions", "backend", "console"};
+constexpr std::array<std::string_view, 15> text_keys{
+    "name",   "id",     "socket",      "mode",    "mac",     "path", "serial",   "size",
+    "device", "direct", "permissions", "backend", "console", "to",   "direction"};
 
 // "wan0,wan1"
 json names_in(std::string_view text) {
@@ -34,7 +34,7 @@ json value_of(std::string_view kind, std::string_view key, const std::string& te
     const auto list = json::parse("[" + text + "]", nullptr, false);
     if (!list.is_discarded()) return list;
   }
-  if (key == "members" && !text.starts_with('[')) return names_in(text);
+  if ((key == "members" || key == "from") && !text.starts_with('[')) return names_in(text);
   const auto value = json::parse(text, nullptr, false);
   // "16MiB", a word: text as it is; the daemon says what is wrong with it.
   if (value.is_number() || value.is_boolean() || value.is_array()) return value;

@@ -61,8 +61,8 @@ void add_queries(CLI::App& app, Request& request) {
   status->callback([&request] {
     request.run = [&request] { return show_status(request.settings, request.status); };
   });
-  for (const char* kind : {"ports", "disks", "companions", "uplinks", "reactors", "sessions",
-                           "counters", "addresses"}) {
+  for (const char* kind : {"ports", "disks", "companions", "uplinks", "mirrors", "reactors",
+                           "sessions", "counters", "addresses"}) {
     app.add_subcommand(kind, std::string{"Lists the "} + kind)->callback([&request, kind] {
       request.run = [&request, kind] { return show_list(request.settings, kind); };
     });
@@ -94,11 +94,11 @@ CLI::Option* add_resize(CLI::App& app, Request& request, const char* word, const
 }
 
 void add_changes(CLI::App& app, Request& request) {
-  const auto kinds =
-      CLI::IsMember({"port", "disk", "rng", "console", "console-port", "balloon", "mem", "uplink"});
+  const auto kinds = CLI::IsMember(
+      {"port", "disk", "rng", "console", "console-port", "balloon", "mem", "uplink", "mirror"});
   auto* add = app.add_subcommand("add", "Adds a unit: add port name=web0 ...");
   add->add_option("kind", request.kind,
-                  "port, disk, rng, console, console-port, balloon, mem or uplink")
+                  "port, disk, rng, console, console-port, balloon, mem, uplink or mirror")
       ->required()
       ->check(kinds);
   add->add_option("keys", request.words, "key=value, the keys of the configuration file")
@@ -108,7 +108,7 @@ void add_changes(CLI::App& app, Request& request) {
   auto* remove = app.add_subcommand("remove", "Removes a unit");
   remove
       ->add_option("kind", request.kind,
-                   "port, disk, rng, console, console-port, balloon, mem or uplink")
+                   "port, disk, rng, console, console-port, balloon, mem, uplink or mirror")
       ->required()
       ->check(kinds);
   remove->add_option("name", request.name)->required();

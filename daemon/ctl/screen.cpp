@@ -268,18 +268,26 @@ std::string pin_cell(const json& backend) {
   return why == "-" ? out : out + ": " + why;
 }
 
-std::string ring_cell(const json& backend) {
+std::string joined(const json& words, const char* between) {
   std::string out;
-  for (const auto& each : backend.value("ring", json::array())) {
-    out += (out.empty() ? "" : ", ") + each.get<std::string>();
-  }
+  for (const auto& each : words) out += (out.empty() ? "" : between) + each.get<std::string>();
   return out.empty() ? "-" : out;
+}
+
+std::string ring_cell(const json& backend) {
+  return joined(backend.value("ring", json::array()), ", ");
+}
+
+std::string mirror_cell(const json& mirror, const std::string& key) {
+  if (key == "from") return joined(mirror["from"], ",");
+  return cell_of(mirror["counters"].contains(key) ? mirror["counters"] : mirror, key);
 }
 
 std::string list_cell(const std::string& kind, const json& unit, const std::string& key) {
   if (key == "backend") return cell_of(unit["backend"], "kind");
   if (key == "pin") return pin_cell(unit["backend"]);
   if (key == "ring") return ring_cell(unit["backend"]);
+  if (kind == "mirrors") return mirror_cell(unit, key);
   if (kind != "reactors") return cell_of(unit, key);
   if (key == "load") return percent_of(unit.value("load", 0.0));
   return key == "queues" ? queues_cell(unit) : cell_of(unit, key);
@@ -299,6 +307,9 @@ std::vector<std::string> keys_of(const std::string& kind) {
   if (kind == "uplinks") {
     return {"name", "state", "carries", "link_up", "speed_mbps", "driver",
             "mac",  "mtu",   "vlan",    "trunk",   "device"};
+  }
+  if (kind == "mirrors") {
+    return {"name", "from", "to", "direction", "frames", "bytes", "dropped"};
   }
   if (kind == "reactors") {
     return {"index", "core", "mode", "load", "sleeps", "longest_round_ns", "queues"};
@@ -355,7 +366,7 @@ Lines render_list(const std::string& kind, const json& units, const ScreenOption
 
 Lines render_counters(const json& counters, const ScreenOptions& options) {
   Table table{{{"KIND"}, {"NAME"}, {"COUNTER"}, {"VALUE", Align::right}}};
-  for (const char* kind : {"ports", "disks", "companions", "uplinks"}) {
+  for (const char* kind : {"ports", "disks", "companions", "uplinks", "mirrors"}) {
     if (!counters.contains(kind)) continue;
     for (const auto& [name, values] : counters[kind].items()) {
       for (const auto& [counter, value] : values.items()) {

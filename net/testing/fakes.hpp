@@ -52,6 +52,8 @@ class FakeBridge final : public vswitch::Bridge {
     }
     count.fetch_add(packets.size(), std::memory_order_release);
   }
+  [[nodiscard]] bool mirrors_direct(vswitch::PortId) const noexcept override { return false; }
+  void mirror_direct(vswitch::PortId, std::span<vswitch::Packet>) noexcept override {}
   void record(vswitch::PortId ingress, std::span<vswitch::Packet> packets) {
     bursts.push_back(packets.size());
     if (hook) hook(packets);
@@ -132,6 +134,12 @@ class FakeFabric final : public vswitch::Fabric {
     loop_.defer(std::move(done));
   }
   void pair(vswitch::PortId, vswitch::PortId, Done done) override { loop_.defer(std::move(done)); }
+  base::Result<> add_mirror(const vswitch::MirrorConfig&, Done done) override {
+    loop_.defer(std::move(done));
+    return {};
+  }
+  void remove_mirror(vswitch::PortId, Done done) override { loop_.defer(std::move(done)); }
+  [[nodiscard]] vswitch::MirrorFigures mirror_figures(vswitch::PortId) const override { return {}; }
   vswitch::Bridge& bridge(unsigned reactor) override { return bridges.at(reactor); }
   vswitch::PortCounters& counters(vswitch::PortId, unsigned reactor) override {
     return counters_.at(reactor);

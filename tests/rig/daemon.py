@@ -65,6 +65,9 @@ class Daemon:
         return self._table("uplink", {"name": name, **({"device": device} if device else {}),
                                       **keys})
 
+    def mirror(self, name, **keys):
+        return self._table("mirror", {"name": name, **keys})
+
     def image(self, name, size_mb):
         """A fresh image file of that size. Answers its path."""
         path = os.path.join(self.work.path, f"{name}.img")

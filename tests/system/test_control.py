@@ -62,7 +62,8 @@ class Commands(ControlTest):
             "disk-add", "disk-remove", "disk-resize", "uplink-add", "uplink-remove", "quit",
             "query-companions", "rng-add", "rng-remove", "console-add", "console-remove",
             "console-port-add", "console-port-remove", "balloon-add", "balloon-remove",
-            "balloon-resize", "mem-add", "mem-remove", "mem-resize", "query-pfs", "pf-apply"})
+            "balloon-resize", "mem-add", "mem-remove", "mem-resize", "query-pfs", "pf-apply",
+            "query-mirrors", "mirror-add", "mirror-remove"})
 
     def test_arguments_that_are_not_wanted(self):
         for each in self.ask("query-commands"):
@@ -129,8 +130,8 @@ class Commands(ControlTest):
         """The lists of the single queries, in one answer."""
         everything = self.ask("query-all")
         self.assertEqual(set(everything), {"time_ns", "status", "ports", "disks", "companions",
-                                           "uplinks", "reactors"})
-        for key in ("ports", "disks", "companions", "uplinks"):
+                                           "uplinks", "mirrors", "reactors"})
+        for key in ("ports", "disks", "companions", "uplinks", "mirrors"):
             self.assertEqual(everything[key], self.ask(f"query-{key}"))
 
     def test_uplinks_and_addresses(self):
@@ -390,7 +391,14 @@ class Words(ControlTest):
         self.assertEqual(self.json("resize", "web0-root"),
                          {"name": "web0-root", "bytes": 16 * MIB})
         self.assertEqual(self.json("flush", "7"), {})
-        for kind, name in (("port", "7"), ("disk", "d"), ("uplink", "u")):
+        self.assertEqual(self.json("add", "mirror", "name=m", "from=7,web0", "to=u",
+                                   "direction=in"), {})
+        (mirror,) = self.json("mirrors")
+        self.assertEqual(mirror, {"name": "m", "from": ["7", "web0"], "to": "u",
+                                  "direction": "in", "counters": mirror["counters"]})
+        self.assertRegex(self.millctl("mirrors"), r"m +7,web0 +u +in +\d+ +\d+ +\d+\n")
+        self.assertIn('millrace_mirror_frames_total{mirror="m"}', self.millctl("metrics"))
+        for kind, name in (("mirror", "m"), ("port", "7"), ("disk", "d"), ("uplink", "u")):
             self.assertEqual(self.json("remove", kind, name), {})
         self.assertEqual(self.ask("query-status")["ports"], 1)
 
