@@ -5,11 +5,13 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <string>
 
+#include "base/side_thread.hpp"
 #include "daemon/eal.hpp"
 #include "switch/ethdev_port.hpp"
 #include "switch/testing/switchboard.hpp"
@@ -45,6 +47,16 @@ class UplinkTest : public ::testing::Test {
         reason = opened.error().message;
         done();
       }
+    });
+    return out;
+  }
+  base::Result<> attach(Uplink& uplink, const std::string& device) {
+    base::Result<> out;
+    board.finish([&](Fabric::Done done) {
+      uplink.attach(device, [&out, done](const base::Result<>& result) {
+        out = result;
+        done();
+      });
     });
     return out;
   }
@@ -122,10 +134,10 @@ TEST_F(UplinkTest, ThePortOutlivesItsDevice) {
   EXPECT_FALSE(uplink->link().up);
   EXPECT_TRUE(uplink->status().queues.empty());
   EXPECT_EQ(uplink->departure_fd(), -1);
-  const auto refused = uplink->attach("net_nonsense0");
+  const auto refused = attach(*uplink, "net_nonsense0");
   ASSERT_FALSE(refused);
   EXPECT_FALSE(uplink->attached());
-  ASSERT_TRUE(uplink->attach("net_null3"));  // another one
+  ASSERT_TRUE(attach(*uplink, "net_null3"));  // another one
   EXPECT_TRUE(uplink->attached() && !uplink->carries());
   EXPECT_EQ(uplink->status().device, "net_null3");
   board.finish([&](Fabric::Done done) { uplink->carry(true, std::move(done)); });
@@ -133,6 +145,36 @@ TEST_F(UplinkTest, ThePortOutlivesItsDevice) {
   EXPECT_EQ(uplink->port(), port);
   close(std::move(uplink));
   close(open("net_null3"));  // free again
+}
+
+TEST_F(UplinkTest, ItsDeviceIsOpenedAndClosedElsewhere) {
+  const auto elsewhere = *base::SideThread::make(board.loop(), "devices");
+  std::atomic<bool> answers = false;
+  auto uplink = open("net_null4");
+  ASSERT_NE(uplink, nullptr) << reason;
+  uplink->open_and_close_by([&](const Uplink::Work& work) {
+    elsewhere->run([&answers, work] {
+      answers.wait(false);
+      return work();
+    });
+  });
+  board.finish([&](Fabric::Done done) { uplink->carry(false, std::move(done)); });
+  bool closed = false;
+  uplink->detach([&closed] { closed = true; });
+  // Control and the switch go on.
+  EXPECT_FALSE(uplink->attached());
+  EXPECT_FALSE(uplink->link().up);
+  board.settle();
+  close(open("net_null5"));
+  EXPECT_FALSE(closed);
+  answers = true;
+  answers.notify_one();
+  board.wait([&closed] { return closed; });
+  EXPECT_FALSE(attach(*uplink, "net_nonsense0"));
+  ASSERT_TRUE(attach(*uplink, "net_null4"));
+  board.finish([&](Fabric::Done done) { uplink->carry(true, std::move(done)); });
+  EXPECT_EQ(uplink->status().queues.size(), 1u);
+  close(std::move(uplink));
 }
 
 TEST_F(UplinkTest, AStandbyHearsAndSendsNothing) {

@@ -75,8 +75,10 @@ void Service::stop(const char* why) {
   spdlog::info("stopping: {}", why);
   sd_notify(0, "STOPPING=1\nSTATUS=Draining");
   if (control_ != nullptr) control_->emit("SHUTDOWN", {{"reason", why}});
-  too_long_ = loop_.after(drain_max, [] {
-    spdlog::error("not drained after {} s: ending without it", drain_max.count());
+  too_long_ = loop_.after(drain_max, [this] {
+    const auto device = topology_->waits_for();
+    spdlog::error("not drained after {} s: ending without it{}{}", drain_max.count(),
+                  device.empty() ? "" : "; still under way: ", device);
     spdlog::shutdown();
     ::_exit(exit_failed);
   });

@@ -294,6 +294,7 @@ json uplink_status(Topology& topology, const UplinkUnit& unit) {
   uplink["state"] = unit.state == UnitState::starting   ? "starting"
                     : unit.state == UnitState::stopping ? "stopping"
                     : care.failed                       ? "failed"
+                    : care.closing                      ? "closing"
                     : care.lost                         ? "lost"
                                                         : "running";
   uplink["problem"] = care.problem.empty() ? json() : json(care.problem);

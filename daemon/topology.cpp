@@ -60,8 +60,8 @@ Topology::Topology(base::EventLoop& loop, const Config& config)
       keeper_{loop,
               uplinks_,
               {.emit = [this](auto event, const auto& data) { emit(event, data); },
-               .open = [this](UplinkUnit& unit) { return open_again(unit); },
-               .closed = [this](UplinkUnit& unit) { let_go(unit); },
+               .open = [this](UplinkUnit& unit, Done done) { open_again(unit, std::move(done)); },
+               .closed = [this](UplinkUnit& unit, auto done) { let_go(unit, std::move(done)); },
                .remove = [this](const auto& name) { remove_uplink(name, [](const auto&) {}); },
                .physical_has_link = [](const auto& device) { return physical_has_link(device); },
                .guests = [this](vswitch::PortId port) { return isolated(port); },
@@ -265,6 +265,11 @@ void Topology::add(GuestCompanion companion, Done done) {
 }
 
 base::Result<void> Topology::ensure_eal() {
+  if (devices_ == nullptr) {
+    auto devices = DeviceWorker::make(loop_);
+    if (!devices) return base::Unexpected{devices.error()};
+    devices_ = *std::move(devices);
+  }
   if (eal_ == nullptr) {
     eal_ = std::make_unique<base::Result<void>>(start_eal(dpdk_mb_, dpdk_hugepages_));
     if (*eal_) {
@@ -498,8 +503,8 @@ void Topology::close(std::function<void()> done) {
   closing_ = true;
   balancer_.reset();
   if (any_starting_or_stopping()) {
-    // What is on its way arrives within a few rounds of the reactors.
-    loop_.defer([this, done] { close(done); });
+    // What is on its way arrives within a few rounds of the reactors, but for devices.
+    close_wait_ = loop_.after(std::chrono::milliseconds{1}, [this, done] { close(done); });
     return;
   }
   mirrors_.clear();  // each ends with its ports

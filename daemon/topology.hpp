@@ -20,6 +20,7 @@
 #include "blk/uring_pool.hpp"
 #include "daemon/balancer.hpp"
 #include "daemon/config.hpp"
+#include "daemon/device_worker.hpp"
 #include "daemon/pfs.hpp"
 #include "daemon/uplink_keeper.hpp"
 #include "daemon/uplink_unit.hpp"
@@ -123,6 +124,8 @@ class Topology {
   [[nodiscard]] Pfs& pfs() { return pfs_; }
   [[nodiscard]] vswitch::Fabric& fabric() { return *fabric_; }
   [[nodiscard]] blk::UringPool& rings() { return *rings_; }
+  // The device that is being opened, closed or reset, as a line; empty: none is.
+  [[nodiscard]] std::string waits_for() const { return devices_ ? devices_->doing() : ""; }
   [[nodiscard]] std::uint64_t started_ns() const { return started_ns_; }
   // The name of the port or uplink behind a switch port; empty: none.
   [[nodiscard]] std::string name_of(vswitch::PortId port) const;
@@ -172,8 +175,9 @@ class Topology {
                                                       const std::function<void()>& ready);
   base::Result<void> borrow(UplinkEntry& entry, unsigned reactor,
                             std::optional<sriov::VfLease>& lease);
-  base::Result<void> open_again(UplinkUnit& unit);
-  void let_go(UplinkUnit& unit);
+  void add_now(UplinkEntry uplink, Done done);
+  void open_again(UplinkUnit& unit, Done done);
+  void let_go(UplinkUnit& unit, std::function<void()> done);
   void follow(PortUnit& unit);
   void follow_all();
   [[nodiscard]] std::optional<bool> isolated(vswitch::PortId port) const;
@@ -194,7 +198,7 @@ class Topology {
   unsigned dpdk_mb_;
   bool dpdk_hugepages_;
   bool closing_ = false;
-  base::EventLoop::Timer image_wait_, stall_looks_;
+  base::EventLoop::Timer image_wait_, stall_looks_, close_wait_;
   std::unique_ptr<base::Result<void>> eal_;  // null: not started yet; it cannot be tried twice
 
   // The order is the order of need: what is destroyed last is needed by all.
@@ -205,6 +209,7 @@ class Topology {
   std::unique_ptr<guest::Reclaimer> reclaimer_;
   std::unique_ptr<blk::UringPool> rings_;
   Units<UplinkUnit> uplinks_;
+  std::unique_ptr<DeviceWorker> devices_;  // null: there was no uplink yet
   UplinkKeeper keeper_;
   Units<PortUnit> ports_;
   Units<DiskUnit> disks_;

@@ -109,6 +109,12 @@ base::Result<void> Topology::borrow(UplinkEntry& entry, unsigned reactor,
 }
 
 void Topology::add(UplinkEntry entry, Done done) {
+  keeper_.when_free(
+      [this, entry = std::move(entry), done = std::move(done)] { add_now(entry, done); });
+}
+
+// No device is made or unmade elsewhere.
+void Topology::add_now(UplinkEntry entry, Done done) {
   const auto name = entry.uplink.name;
   const auto refuse = [&](const std::string& why) {
     done(base::fail("uplink " + name + ": " + why));
@@ -146,28 +152,52 @@ void Topology::add(UplinkEntry entry, Done done) {
     return done(base::Unexpected{uplink.error()});
   }
   unit.uplink = *std::move(uplink);
+  unit.uplink->open_and_close_by([this, &unit](const vswitch::Uplink::Work& work) {
+    const auto& its = unit.config.uplink;
+    const auto does = unit.care.closing ? "closes " + its.device : "opens its device";
+    devices_->run("uplink " + its.name + " " + does, work);
+  });
 }
 
-base::Result<void> Topology::open_again(UplinkUnit& unit) {
-  auto entry = unit.config;
-  std::optional<sriov::VfLease> lease;
-  const auto reactor = entry.uplink.direct ? unit.uplink->home() : reactors_->next_place();
-  if (auto usable = borrow(entry, reactor, lease); !usable) return usable;
-  auto opened = make_wire_memory(unit, entry.uplink.device);
-  if (opened) opened = unit.uplink->attach(entry.uplink.device);
-  if (!opened) {
-    unit.let_go();  // before the lease of that function ends
-    return opened;
+void Topology::open_again(UplinkUnit& unit, Done done) {
+  auto entry = std::make_shared<UplinkEntry>(unit.config);
+  const auto reactor = entry->uplink.direct ? unit.uplink->home() : reactors_->next_place();
+  auto usable = borrow(*entry, reactor, unit.lease);
+  if (usable) usable = make_wire_memory(unit, entry->uplink.device);
+  if (!usable) {
+    if (unit.lease) unit.lease->was_not_used();
+    return let_go(unit, [done, usable] { done(usable); });
   }
-  unit.config = std::move(entry);
-  unit.lease = std::move(lease);
-  share_all_memory();
-  return {};
+  unit.uplink->attach(entry->uplink.device, [this, &unit, entry, done](const auto& opened) {
+    if (!opened) return let_go(unit, [done, opened] { done(opened); });
+    unit.config = *entry;
+    share_all_memory();
+    done({});
+  });
 }
 
-void Topology::let_go(UplinkUnit& unit) {
-  unit.let_go();
+// What it had for a device that is closed goes, the function's lease last. The kernel may wait for
+// the function's reset.
+void Topology::let_go(UplinkUnit& unit, std::function<void()> done) {
+  struct Left {
+    std::unique_ptr<EalDomain> domain;
+    std::optional<sriov::VfLease> lease;
+  };
+  unit.stalls = {};
+  unit.memory.reset();
   share_all_memory();
+  const auto left = std::make_shared<Left>(std::move(unit.domain), std::move(unit.lease));
+  unit.lease.reset();
+  if (left->domain == nullptr && !left->lease) return done();
+  const auto& its = unit.config.uplink;
+  devices_->run("uplink " + its.name + " gives back " + its.device, [left, done] {
+    left->domain.reset();
+    if (left->lease) left->lease->reset();
+    return [left, done] {
+      left->lease.reset();
+      done();
+    };
+  });
 }
 
 void Topology::finish(UplinkUnit& unit, std::function<void()> done) {

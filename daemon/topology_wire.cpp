@@ -13,6 +13,7 @@ namespace {
 // station alone shall reach the memory of that one alone.
 bool reaches(const UplinkUnit& uplink, const PortUnit& port) {
   if (uplink.memory == nullptr || uplink.state != UnitState::running) return false;
+  if (!uplink.uplink->attached()) return false;
   const auto& direct = port.config.direct;
   if (uplink.config.uplink.direct || !direct.empty()) return direct == uplink.config.uplink.name;
   const auto& station = uplink.config.uplink.mac;
@@ -64,7 +65,7 @@ base::Result<void> Topology::make_wire_memory(UplinkUnit& unit, const std::strin
 // reads, and had again; it is lent nothing until it sends again.
 void Topology::look_for_stalls() {
   for (const auto& [name, unit] : uplinks_) {
-    if (unit->state != UnitState::running || unit->memory == nullptr) continue;
+    if (unit->state != UnitState::running || unit->memory == nullptr || unit->care.lost) continue;
     const auto figures = unit->uplink->status().zero_copy.value();
     if (!unit->stalls.look(figures.packets, figures.done)) continue;
     keeper_.lose(*unit, Loss::error, "does not send what it was given");

@@ -221,6 +221,10 @@ void UplinkKeeper::lose(UplinkUnit& unit, Loss loss, const std::string& why) {
 
 void UplinkKeeper::go_on() {
   busy_ = false;
+  settle_later();
+}
+
+void UplinkKeeper::settle_later() {
   loop_.defer([this, alive = std::weak_ptr<bool>{alive_}] {
     if (!alive.expired()) settle();
   });
@@ -230,17 +234,16 @@ void UplinkKeeper::settle() {
   if (busy_) return;
   const auto chosen = choose_uplinks(views());
   // In this order: never two of a pair carry, and a close, which takes long, keeps nobody waiting.
-  if (stop_one(chosen) || start_one(chosen) || announce_one() || close_one() || give_up_one() ||
-      bring_back_one()) {
-    return;
-  }
-  if (units_.empty()) beat_.reset();
+  const bool begun = stop_one(chosen) || start_one(chosen) || announce_one() || close_one() ||
+                     give_up_one() || bring_back_one();
+  if (!begun && units_.empty()) beat_.reset();
 }
 
 bool UplinkKeeper::stop_one(const std::set<std::string>& chosen) {
   for (auto& [name, unit] : units_) {
     if (unit->state == UnitState::starting || chosen.contains(name)) continue;
     if (unit->uplink == nullptr || !unit->uplink->carries()) continue;
+    if (changing_ == unit.get() || (changing_ != nullptr && unit->bond != nullptr)) continue;
     busy_ = true;
     // What was learned behind it is found elsewhere from now on; behind a bond's member nothing is.
     unit->uplink->carry(false, [this, port = unit->uplink->port()] {
@@ -256,6 +259,7 @@ bool UplinkKeeper::start_one(const std::set<std::string>& chosen) {
   for (const auto& name : chosen) {
     auto& unit = *units_.find(name)->second;
     if (unit.uplink->carries()) continue;
+    if (changing_ != nullptr && unit.bond != nullptr) continue;
     busy_ = true;
     unit.uplink->carry(true, [this, &unit] { started(unit); });
     return true;
@@ -298,15 +302,15 @@ bool UplinkKeeper::close_one() {
     auto& care = unit->care;
     if (!care.on_closed) continue;
     if (erred(care)) care.error_watch->put_back_registers();
-    if (care.asked() || any_member(*unit, false)) continue;
-    busy_ = true;
-    care.asker.reset();
+    if (changing_ != nullptr || care.asked() || any_member(*unit, false)) continue;
+    begin_change(*unit, true);
     // The unit is destroyed by what it calls, or after that.
     auto closed = std::exchange(care.on_closed, {});
-    care.error_watch.reset();
-    unit->uplink->close([this, closed = std::move(closed)] {
-      go_on();
-      closed();
+    unit->uplink->close([this, &unit = *unit, closed = std::move(closed)] {
+      ties_.closed(unit, [this, closed] {
+        end_change();
+        closed();
+      });
     });
     return true;
   }
@@ -320,15 +324,14 @@ bool UplinkKeeper::give_up_one() {
     if (!care.lost || !is_kept(*unit) || !unit->uplink->attached() || now < care.try_at) continue;
     // Its driver may be waiting for them just now, too.
     if (care.error_watch) care.error_watch->put_back_registers();
-    if (care.asked()) continue;
-    busy_ = true;
-    care.asker.reset();
-    care.error_watch.reset();
+    if (changing_ != nullptr || care.asked()) continue;
+    begin_change(*unit, true);
     unit->uplink->detach([this, &unit = *unit] {
-      ties_.closed(unit);
-      unit.care.try_at =
-          Clock::now() + pause_before(unit.care.tries, times_.pause_first, times_.pause_most);
-      go_on();
+      ties_.closed(unit, [this, &unit] {
+        unit.care.try_at =
+            Clock::now() + pause_before(unit.care.tries, times_.pause_first, times_.pause_most);
+        end_change();
+      });
     });
     return true;
   }
@@ -336,6 +339,7 @@ bool UplinkKeeper::give_up_one() {
 }
 
 bool UplinkKeeper::bring_back_one() {
+  if (changing_ != nullptr) return false;
   const auto now = Clock::now();
   for (auto& [name, unit] : units_) {
     auto& care = unit->care;
@@ -344,16 +348,35 @@ bool UplinkKeeper::bring_back_one() {
     const bool bond = !unit->config.members.empty();
     if (bond && !any_member(*unit, true)) continue;
     if (!care.host_has_it) ++care.tries;
-    busy_ = true;
-    if (const auto opened = ties_.open(*unit); opened) {
-      is_back(*unit);
-    } else {
-      not_back(*unit, opened.error().message);
-    }
-    go_on();
+    begin_change(*unit, false);
+    ties_.open(*unit, [this, &unit = *unit](const base::Result<void>& opened) {
+      // One that is to be closed by now is closed next.
+      if (is_kept(unit)) opened ? is_back(unit) : not_back(unit, opened.error().message);
+      end_change();
+    });
     return true;
   }
   return false;
+}
+
+// Others go on beside it.
+void UplinkKeeper::begin_change(UplinkUnit& unit, bool closes) {
+  changing_ = &unit;
+  unit.care.closing = closes;
+  unit.care.asker.reset();
+  unit.care.error_watch.reset();
+  settle_later();
+}
+
+void UplinkKeeper::end_change() {
+  changing_->care.closing = false;
+  changing_ = nullptr;
+  for (const auto& work : std::exchange(when_free_, {})) work();
+  settle_later();
+}
+
+void UplinkKeeper::when_free(std::function<void()> work) {
+  changing_ == nullptr ? work() : when_free_.push_back(std::move(work));
 }
 
 void UplinkKeeper::is_back(UplinkUnit& unit) {

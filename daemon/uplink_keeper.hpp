@@ -7,9 +7,12 @@
 // announces the guests behind it. A bond has a device while a member has one, and a member is
 // started by being taken into that; one that the bond's driver refuses, because it can less than
 // the bond was opened with, has the bond closed and opened anew with all. One thing is done at a
-// time, for all uplinks: settle() does the next one that is due, until none is. Thread: control,
-// but each device is asked for its link on a thread of its own: a driver may wait for minutes for
-// one that does not answer, whose device is closed when it has given up.
+// time, for all uplinks: settle() does the next one that is due, until none is. Beside that, one
+// device at a time is closed or opened again, by whoever does it elsewhere, since a device that
+// does not answer may take minutes: meanwhile uplinks stop and start carrying, but for members of
+// bonds, whose driver makes and unmakes things then. Thread: control, but each device is asked for
+// its link on a thread of its own: a driver may wait for minutes for one that does not answer,
+// whose device is closed when it has given up.
 #pragma once
 
 #include <chrono>
@@ -64,9 +67,10 @@ class UplinkKeeper {
   struct Ties {
     std::function<void(std::string_view event, const nlohmann::json& data)> emit;
     // Opens a device for an uplink that has none, its own or another; it carries nothing yet.
-    std::function<base::Result<void>(UplinkUnit& unit)> open;
-    // The device of an uplink was closed, and the uplink stays: what was for that device goes.
-    std::function<void(UplinkUnit& unit)> closed;
+    using Opened = std::function<void(const base::Result<void>& result)>;
+    std::function<void(UplinkUnit& unit, Opened done)> open;
+    // The device of an uplink was closed: what was for that device goes. `done` runs when it did.
+    std::function<void(UplinkUnit& unit, std::function<void()> done)> closed;
     // Takes an uplink out whose function the host has taken for good.
     std::function<void(const std::string& name)> remove;
     // Whether the physical function of this virtual one has a link; of other devices: no.
@@ -87,6 +91,9 @@ class UplinkKeeper {
   void keep(UplinkUnit& unit);
   // Takes it off the switch and closes it; `done` runs when it may be destroyed.
   void close(UplinkUnit& unit, std::function<void()> done);
+  // Runs `work`, which may open and close devices at once, while no device is opened or closed
+  // elsewhere: now, or when that is done.
+  void when_free(std::function<void()> work);
   // Gives its device up; `why` is for a person.
   void lose(UplinkUnit& unit, Loss loss, const std::string& why);
 
@@ -119,12 +126,15 @@ class UplinkKeeper {
   bool close_one();
   bool give_up_one();
   bool bring_back_one();
+  void begin_change(UplinkUnit& unit, bool closes);
+  void end_change();
   void is_back(UplinkUnit& unit);
   void not_back(UplinkUnit& unit, const std::string& why);
   // It is not tried any more.
   void fail(UplinkUnit& unit, const std::string& why);
   // What was begun is done: the next one.
   void go_on();
+  void settle_later();
 
   base::EventLoop& loop_;
   Units& units_;
@@ -132,6 +142,8 @@ class UplinkKeeper {
   const UplinkTimes times_;
   vswitch::Fabric* fabric_ = nullptr;
   bool busy_ = false;
+  UplinkUnit* changing_ = nullptr;  // its device is being closed or opened
+  std::vector<std::function<void()>> when_free_;
   base::EventLoop::Timer beat_;
   const std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);  // for deferred work
 };

@@ -27,7 +27,11 @@ class FakeUplink final : public vswitch::Uplink {
 
   [[nodiscard]] vswitch::UplinkStatus status() const override { return {}; }
   [[nodiscard]] vswitch::PortId port() const override { return port_; }
-  void close(Done done) override { answer("closed", std::move(done)); }
+  void close(Done done) override {
+    carries_ = attached_ = false;
+    answer("closed", std::move(done));
+  }
+  void open_and_close_by(Aside) override {}
   [[nodiscard]] bool attached() const override { return attached_; }
   [[nodiscard]] bool carries() const override { return carries_; }
   void carry(bool carries, Done done) override {
@@ -44,10 +48,10 @@ class FakeUplink final : public vswitch::Uplink {
   [[nodiscard]] unsigned home() const override { return 0; }
   void untie(Elsewhere, std::function<void(const std::string&)>, Done done) override { done(); }
   void set_regions(std::shared_ptr<const vswitch::DmaRegions>, Done done) override { done(); }
-  base::Result<> attach(const std::string&) override {
+  void attach(const std::string&, Attached done) override {
     attached_ = true;
     departure = base::Fd{::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};  // nobody wants this one yet
-    return {};
+    done({});
   }
   [[nodiscard]] vswitch::LinkState link() const override {
     answers.wait(false);
@@ -73,7 +77,13 @@ class FakeUplink final : public vswitch::Uplink {
 
   void rest() { carries_ = false; }
   void leave_out() { carries_ = attached_ = false; }
+  // The device that hangs is closed at last.
+  void let_close() {
+    hangs = false;
+    loop_.defer(std::exchange(closing_, {}));
+  }
 
+  bool hangs = false;                    // nothing it begins with a device ends before let_close()
   bool refuses = false;                  // to carry: a bond's driver does not want it
   std::atomic<bool> up = true;           // link() is asked on a thread of its own
   std::atomic<bool> answers = true;      // false: link() waits until it is
@@ -83,7 +93,11 @@ class FakeUplink final : public vswitch::Uplink {
  private:
   void answer(const char* what, Done done) {
     log_.push_back(name_ + " " + what);
-    loop_.defer(std::move(done));
+    if (hangs && !attached_) {
+      closing_ = std::move(done);
+    } else {
+      loop_.defer(std::move(done));
+    }
   }
 
   base::EventLoop& loop_;
@@ -91,6 +105,7 @@ class FakeUplink final : public vswitch::Uplink {
   const std::string name_;
   const vswitch::PortId port_;
   bool attached_ = true, carries_;
+  Done closing_;
 };
 
 class UplinkKeeperTest : public ::testing::Test {
@@ -161,18 +176,28 @@ class UplinkKeeperTest : public ::testing::Test {
   Log log, events, removed;
   std::optional<bool> guests;  // what all ports are
   bool opens = true, physical_link = false;
+  bool opening = false;  // a device that is opened is there after finish_opening()
+  std::function<void()> finish_opening;
   UplinkKeeper::Units units;
   UplinkKeeper keeper{loop,
                       units,
                       {.emit = [this](auto event, const auto&) { events.emplace_back(event); },
-                       .open = [this](UplinkUnit& lost) -> base::Result<void> {
-                         log.push_back(lost.config.uplink.name + " opened");
-                         return opens ? lost.uplink->attach("") : base::fail("it is broken");
-                       },
+                       .open =
+                           [this](UplinkUnit& lost, auto done) {
+                             log.push_back(lost.config.uplink.name + " opened");
+                             if (opening) {
+                               finish_opening = [&lost, done] { lost.uplink->attach("", done); };
+                             } else if (opens) {
+                               lost.uplink->attach("", done);
+                             } else {
+                               done(base::fail("it is broken"));
+                             }
+                           },
                        .closed =
-                           [this](UplinkUnit& lost) {
+                           [this](UplinkUnit& lost, auto done) {
                              EXPECT_FALSE(lost.uplink->attached());
                              log.push_back(lost.config.uplink.name + " let go");
+                             done();
                            },
                        .remove = [this](const std::string& name) { removed.push_back(name); },
                        .physical_has_link = [this](const auto&) { return physical_link; },
@@ -282,7 +307,7 @@ TEST_F(UplinkKeeperTest, ABondClosesAfterItsMembers) {
     keeper.close(unit(name), [this, name] { units.erase(name); });
   }
   until([&] { return units.empty(); });
-  EXPECT_EQ(log.back(), "t closed");
+  EXPECT_EQ(log.back(), "t let go");
   EXPECT_THAT(log, Contains("a closed"));
 }
 
@@ -447,7 +472,74 @@ TEST_F(UplinkKeeperTest, ClosesWhatIsUnderWay) {
     keeper.close(unit(name), [&closed] { ++closed; });
   }
   until([&] { return closed == 2; });
-  EXPECT_THAT(log, ElementsAre("a rests", "a closed", "b closed"));
+  EXPECT_THAT(log, ElementsAre("a rests", "a closed", "a let go", "b closed", "b let go"));
+}
+
+TEST_F(UplinkKeeperTest, OthersGoOnWhileADeviceIsBeingClosed) {
+  auto& first = add("a", "b");
+  add("b");
+  auto& third = add("c", "d");
+  add("d");
+  until([&] { return first.carries() && third.carries(); });
+  log.clear();
+  first.hangs = true;
+  keeper.lose(unit("a"), Loss::error, "reported an error");
+  until_logged("a detached");
+  EXPECT_TRUE(unit("a").care.closing);
+  bool free = false;
+  keeper.when_free([&free] { free = true; });
+  third.up = false;
+  until_logged("d carries");
+  third.up = true;
+  until_logged("c carries");
+  keeper.lose(unit("d"), Loss::error, "reported an error");  // its turn comes
+  pass(30ms);
+  EXPECT_THAT(log, ElementsAre("a rests", "b carries", "a detached", "c rests", "d carries",
+                               "d rests", "c carries"));
+  EXPECT_FALSE(free);
+  log.clear();
+  first.let_close();
+  until_logged("a carries");
+  EXPECT_TRUE(free);
+  EXPECT_FALSE(unit("a").care.closing);
+  until([&] { return !unit("d").care.lost; });
+  EXPECT_EQ(log.front(), "a let go");
+  EXPECT_THAT(log, Contains("d detached"));
+}
+
+TEST_F(UplinkKeeperTest, ABondKeepsItsMembersWhileADeviceIsBeingClosed) {
+  auto& bond = add_bond("t", {"a", "b"});
+  auto& member = add_member("a", "t");
+  add_member("b", "t");
+  auto& other = add("c");
+  until([&] { return bond.carries() && member.carries(); });
+  log.clear();
+  other.hangs = true;
+  keeper.lose(unit("c"), Loss::error, "reported an error");
+  until_logged("c detached");
+  keeper.lose(unit("a"), Loss::error, "reported an error");
+  pass(30ms);
+  EXPECT_THAT(log, ElementsAre("c rests", "c detached"));
+  other.let_close();
+  until_logged("a carries");
+  EXPECT_THAT(log, Contains("a detached"));
+}
+
+TEST_F(UplinkKeeperTest, OneThatIsRemovedWhileItIsOpenedIsClosed) {
+  add("a");
+  opening = true;
+  keeper.lose(unit("a"), Loss::error, "reported an error");
+  until_logged("a opened");
+  bool closed = false;
+  unit("a").state = UnitState::stopping;
+  keeper.close(unit("a"), [&closed] { closed = true; });
+  pass(20ms);
+  EXPECT_FALSE(closed);
+  finish_opening();
+  until([&] { return closed; });
+  EXPECT_THAT(log,
+              ElementsAre("a rests", "a detached", "a let go", "a opened", "a closed", "a let go"));
+  EXPECT_THAT(events, Not(Contains("UPLINK_RESTORED")));
 }
 
 }  // namespace

@@ -13,7 +13,10 @@ base::Result<sriov::VfLease> lease_for(UplinkEntry& entry, sriov::VfPool& pool, 
   if (!lease) return lease;
   if (entry.uplink.mac) {
     const auto set = lease->set(sriov::Setting{*entry.uplink.mac});
-    if (!set) return base::Unexpected{set.error()};
+    if (!set) {
+      lease->was_not_used();
+      return base::Unexpected{set.error()};
+    }
   } else {
     for (const sriov::Setting& wanted :
          {sriov::Setting{sriov::Trust{true}}, sriov::Setting{sriov::SpoofCheck{false}}}) {

@@ -36,6 +36,7 @@ struct UplinkCare {
   Clock::time_point try_at{};       // not before
   bool flapped = false;             // its device was without the link that it had
   bool lost = false;                // its device is given up, and to be had again
+  bool closing = false;             // its device is being closed, which may take minutes
   bool failed = false;              // and is not tried any more
   bool host_has_it = false;         // the host took it: it comes when the host gives it back
   bool unannounced = false;         // it carries, and the network behind it was not told yet
@@ -59,14 +60,6 @@ struct UplinkUnit {
   StallWatch stalls;
   std::unique_ptr<vswitch::Uplink> uplink;
   UplinkCare care;
-
-  // Its device was closed.
-  void let_go() {
-    memory.reset();
-    domain.reset();
-    stalls = {};
-    lease.reset();
-  }
 };
 
 }  // namespace millrace::daemon

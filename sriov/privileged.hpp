@@ -4,7 +4,7 @@
 //
 // Each act answers with the kernel's own reason where it is refused ("Operation not supported").
 // None waits for another process; the caller has made sure that nobody holds what is taken away.
-// Thread: control.
+// Thread: control, but for reset().
 #pragma once
 
 #include <string>
@@ -43,7 +43,7 @@ class Privileged {
 
   // Takes the function from the driver that it has, and gives it to `driver`; empty: to none.
   virtual base::Result<void> bind(const PciAddress& function, const std::string& driver) = 0;
-  // A function-level reset.
+  // A function-level reset. Any thread: the kernel waits a minute for one that does not come back.
   virtual base::Result<void> reset(const PciAddress& function) = 0;
   // Opens a group of the IOMMU for as long as the descriptor lives: nobody else can meanwhile.
   // Fails where somebody has it open, and where it has no file (no driver of VFIO's holds a

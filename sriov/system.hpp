@@ -1,4 +1,5 @@
-// System: Privileged on this machine's kernel, by sysfs and rtnetlink. Thread: control.
+// System: Privileged on this machine's kernel, by sysfs and rtnetlink. Thread: control, but for
+// reset().
 #pragma once
 
 #include <optional>

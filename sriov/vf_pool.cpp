@@ -23,12 +23,14 @@ std::string name_of(const PciAddress& physical, unsigned index) {
 VfLease::VfLease(VfLease&& other) noexcept
     : pool_{std::exchange(other.pool_, nullptr)},
       physical_{other.physical_},
-      function_{std::move(other.function_)} {}
+      function_{std::move(other.function_)},
+      reset_{std::move(other.reset_)} {}
 
 VfLease& VfLease::operator=(VfLease&& other) noexcept {
   std::swap(pool_, other.pool_);
   std::swap(physical_, other.physical_);
   std::swap(function_, other.function_);
+  std::swap(reset_, other.reset_);
   return *this;
 }
 
@@ -44,6 +46,11 @@ base::Result<void> VfLease::set(const Setting& setting) {
 base::Result<VfValues> VfLease::values() const {
   CHECK(pool_ != nullptr);
   return pool_->values(physical_, function_.index);
+}
+
+void VfLease::reset() {
+  CHECK(pool_ != nullptr);
+  reset_ = pool_->reset(*this);
 }
 
 // --- the pool ---
@@ -128,8 +135,7 @@ base::Result<VfLease> VfPool::lease(const VfRequest& request) {
       continue;
     }
     each.function.driver = lent_driver;
-    leases_.emplace(Key{each.physical, each.function.index},
-                    Lent{request.holder, each.function.address, {}});
+    leases_.emplace(Key{each.physical, each.function.index}, Lent{request.holder, {}});
     return VfLease{this, each.physical, std::move(each.function)};
   }
   return base::fail("no VF is free: " + (why.empty() ? "there is no [[pf]]" : why));
@@ -165,15 +171,23 @@ base::Result<void> VfPool::set(const VfLease& lease, const Setting& setting) {
   return {};
 }
 
+base::Result<void> VfPool::reset(const VfLease& lease) const {
+  const auto& function = lease.function();
+  // A physical function that was reset may have lost it, or have another one in its place.
+  const auto there = read_virtual_function(sysfs_, lease.physical(), function.index);
+  if (!there || there->address != function.address) return {};
+  return privileged_.reset(function.address);
+}
+
 void VfPool::take_back(const VfLease& lease) {
   const Key key{lease.physical(), lease.function().index};
   const auto lent = leases_.extract(key);
   CHECK(!lent.empty());
   const auto name = name_of(key.first, key.second) + ": ";
-  // A physical function that was reset may have lost it, or have another one in its place.
+  const auto done = lease.reset_ ? *lease.reset_ : reset(lease);
   const auto there = read_virtual_function(sysfs_, key.first, key.second);
-  if (!there || there->address != lent.mapped().address) return;
-  if (auto done = privileged_.reset(there->address); !done) {
+  if (!there || there->address != lease.function().address) return;
+  if (!done) {
     warn_(name + "not reset when it was given back: " + done.error().message);
   }
   const auto netdev = read_physical_function(sysfs_, key.first);

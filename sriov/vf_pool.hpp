@@ -3,7 +3,8 @@
 // Which one: of those that nobody holds, first on the asked NUMA node, then of the physical
 // function that has lent the fewest, then the lowest index. A function that a process outside holds
 // (its group is open) or that a network interface of the host's is up on is never lent. Thread:
-// control. Nothing waits but a function's reset (some 100 ms, in the kernel).
+// control. Nothing waits but a function's reset: in the kernel some 100 ms, and a minute for one
+// that does not come back, so that it may be done elsewhere (VfLease::reset).
 #pragma once
 
 #include <functional>
@@ -47,6 +48,11 @@ class [[nodiscard]] VfLease {
   base::Result<void> set(const Setting& setting);
   // The settings as they are now.
   [[nodiscard]] base::Result<VfValues> values() const;
+  // Ahead of giving it back, which then resets it no more. Its holder has closed it. Any thread,
+  // while nobody else has this lease. What failed is told to the pool's `warn` later.
+  void reset();
+  // Nobody has opened it: giving it back resets nothing.
+  void was_not_used() { reset_ = base::Result<void>{}; }
 
  private:
   friend class VfPool;
@@ -56,6 +62,7 @@ class [[nodiscard]] VfLease {
   VfPool* pool_;
   PciAddress physical_;
   VirtualFunction function_;
+  std::optional<base::Result<void>> reset_{};  // nullopt: still to be done
 };
 
 class VfPool {
@@ -85,7 +92,6 @@ class VfPool {
   using Key = std::pair<PciAddress, unsigned>;
   struct Lent {
     std::string holder;
-    PciAddress address;
     VfValues before;  // only what the holder changed
   };
   struct Candidate {
@@ -99,6 +105,8 @@ class VfPool {
   base::Result<void> prepare(const VirtualFunction& function);
   base::Result<void> set(const VfLease& lease, const Setting& setting);
   [[nodiscard]] base::Result<VfValues> values(const PciAddress& physical, unsigned index) const;
+  // Of a function that is gone: nothing to do. Any thread.
+  base::Result<void> reset(const VfLease& lease) const;
   void take_back(const VfLease& lease);
 
   const Sysfs& sysfs_;

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <thread>
+
 #include "sriov/testing/fake_host.hpp"
 
 namespace millrace::sriov {
@@ -84,6 +86,32 @@ TEST_F(VfPoolTest, AFunctionComesBackResetWithTheValuesItHad) {
   EXPECT_EQ(host.values(0), before);
   EXPECT_EQ(pool.leased(), 0u);
   EXPECT_THAT(warnings, IsEmpty());
+}
+
+TEST_F(VfPoolTest, AFunctionMayBeResetElsewhereBeforeItComesBack) {
+  EXPECT_EQ(lent({"a"}), 0u);
+  ASSERT_TRUE(leases[0].set(Trust{true}));
+  host.acts.clear();
+  std::thread{[this] { leases[0].reset(); }}.join();
+  EXPECT_THAT(host.acts, ElementsAre("reset 0000:01:10.0"));
+  EXPECT_EQ(pool.holder_of(FakeHost::pf, 0), "a");  // nobody else gets it meanwhile
+  leases.clear();
+  EXPECT_THAT(host.acts, ElementsAre("reset 0000:01:10.0", "vf 0 trust off"));
+  EXPECT_EQ(lent({"b"}), 0u);
+  host.refuse("reset", "Inappropriate ioctl for device");
+  leases[0].reset();
+  EXPECT_THAT(warnings, IsEmpty());
+  leases.clear();
+  EXPECT_THAT(warnings, ElementsAre(HasSubstr("VF 0: not reset when it was given back: Inappr")));
+}
+
+TEST_F(VfPoolTest, OneThatWasNotUsedIsNotReset) {
+  EXPECT_EQ(lent({"a"}), 0u);
+  ASSERT_TRUE(leases[0].set(Trust{true}));
+  host.acts.clear();
+  leases[0].was_not_used();
+  leases.clear();
+  EXPECT_THAT(host.acts, ElementsAre("vf 0 trust off"));
 }
 
 TEST_F(VfPoolTest, EqualValuesAreSkipped) {

@@ -1,6 +1,7 @@
 // Departure: hears when the host wants a device back: its driver is being unbound, it is being
 // removed, or its virtual functions are. The host waits until the device is released. Threads: made
-// and destroyed by control; DPDK's interrupt thread does nothing but make the descriptor readable.
+// and destroyed by whoever opens and closes the device; DPDK's interrupt thread does nothing but
+// make the descriptor readable.
 #pragma once
 
 #include <memory>

@@ -1,5 +1,6 @@
-// EthdevDevice: a DPDK ethdev from hot-plug to removal: its queues, a pool for each. Thread:
-// control. Needs an initialised EAL.
+// EthdevDevice: a DPDK ethdev from hot-plug to removal: its queues, a pool for each. Needs an
+// initialised EAL. Thread: control; opened and closed (destroyed) by one thread at a time, while no
+// other makes or unmakes a device.
 #pragma once
 
 #include <cstdint>

@@ -36,23 +36,32 @@ class EthdevMember final : public Uplink {
     return device_ ? device_->counters() : std::vector<DriverCounter>{};
   }
 
-  base::Result<> attach(const std::string& device) override {
+  void open_and_close_by(Aside aside) override { aside_ = std::move(aside); }
+  void attach(const std::string& device, Attached done) override {
     CHECK(device_ == nullptr);
     auto config = config_;
     config.device = device;
-    auto plugged = EthdevDevice::plug_member(config);
-    if (!plugged) return base::Unexpected{plugged.error()};
-    config_.device = device;
-    device_ = *std::move(plugged);
-    bond_.know(device_->number());
-    return {};
+    aside_([this, config, done = std::move(done)]() -> Done {
+      auto plugged = std::make_shared<base::Result<std::unique_ptr<EthdevDevice>>>(
+          EthdevDevice::plug_member(config));
+      return [this, config, plugged, done] {
+        if (!*plugged) return done(base::Unexpected{plugged->error()});
+        config_.device = config.device;
+        device_ = std::move(**plugged);
+        bond_.know(device_->number());
+        done({});
+      };
+    });
   }
 
   void detach(Done done) override {
     CHECK(!carries());
     bond_.forget(device_->number());
-    device_.reset();
-    done();
+    const auto device = std::make_shared<std::unique_ptr<EthdevDevice>>(std::move(device_));
+    aside_([device, done = std::move(done)] {
+      device->reset();
+      return done;
+    });
   }
 
   // One that the bond refuses does not carry when it is done.
@@ -77,6 +86,7 @@ class EthdevMember final : public Uplink {
 
  private:
   UplinkConfig config_;
+  Aside aside_ = [](const Work& work) { work()(); };
   Bond& bond_;
   std::unique_ptr<EthdevDevice> device_;
 };
@@ -85,9 +95,9 @@ class EthdevMember final : public Uplink {
 
 base::Result<std::unique_ptr<Uplink>> open_member(const UplinkConfig& config, Bond& bond) {
   auto member = std::make_unique<EthdevMember>(config, bond);
-  if (const auto plugged = member->attach(config.device); !plugged) {
-    return base::Unexpected{plugged.error()};
-  }
+  base::Result<> plugged;  // at once
+  member->attach(config.device, [&plugged](const base::Result<>& result) { plugged = result; });
+  if (!plugged) return base::Unexpected{plugged.error()};
   return std::unique_ptr<Uplink>{std::move(member)};
 }
 

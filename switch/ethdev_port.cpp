@@ -53,17 +53,23 @@ class EthdevUplink final : public Uplink, public Bond {
     return device_ ? device_->counters() : std::vector<DriverCounter>{};
   }
 
-  base::Result<> attach(const std::string& device) override {
+  void open_and_close_by(Aside aside) override { aside_ = std::move(aside); }
+  void attach(const std::string& device, Attached done) override {
     CHECK(device_ == nullptr && lanes_.empty());
     auto config = config_;
     config.device = device;
-    auto opened = config.bond == BondMode::none ? EthdevDevice::open(config)
-                                                : EthdevDevice::open_bond(config, known_);
-    if (!opened) return base::Unexpected{opened.error()};
-    config_.device = device;
-    take(*std::move(opened));
-    waited_ = true;
-    return {};
+    aside_([this, config, known = known_, done = std::move(done)]() -> Done {
+      auto opened = std::make_shared<base::Result<std::unique_ptr<EthdevDevice>>>(
+          config.bond == BondMode::none ? EthdevDevice::open(config)
+                                        : EthdevDevice::open_bond(config, known));
+      return [this, config, opened, done] {
+        if (!*opened) return done(base::Unexpected{opened->error()});
+        config_.device = config.device;
+        take(std::move(**opened));
+        waited_ = true;
+        done({});
+      };
+    });
   }
 
   Bond* bond() override { return config_.bond == BondMode::none ? nullptr : this; }
@@ -122,14 +128,18 @@ class EthdevUplink final : public Uplink, public Bond {
       end_tie();
       done();
     };
-    if (!config_.zero_copy) {
-      device_.reset();
-      return gone();
-    }
+    const auto device = std::make_shared<std::unique_ptr<EthdevDevice>>(std::move(device_));
+    const auto close_device = [device](const Done& closed) -> Work {
+      return [device, closed] {
+        device->reset();
+        return closed;
+      };
+    };
+    if (!config_.zero_copy) return aside_(close_device(gone));
     // Nobody asks a device that is closed what it is done with: it is done with everything.
-    on_lanes(&EthdevQueue::forget_device, [this, gone] {
-      device_.reset();
-      on_lanes(&EthdevQueue::abandon, [this, gone] { when_swapped(gone); });
+    on_lanes(&EthdevQueue::forget_device, [this, gone, close_device] {
+      aside_(close_device(
+          [this, gone] { on_lanes(&EthdevQueue::abandon, [this, gone] { when_swapped(gone); }); }));
     });
   }
 
@@ -346,6 +356,7 @@ class EthdevUplink final : public Uplink, public Bond {
   }
 
   UplinkConfig config_;
+  Aside aside_ = [](const Work& work) { work()(); };
   base::ReactorPool& pool_;
   Fabric& fabric_;
   std::unique_ptr<EthdevDevice> device_;

@@ -105,8 +105,16 @@ class Bond {
 class Uplink {
  public:
   using Done = std::function<void()>;
+  // Does what takes long and answers what is to be done on control.
+  using Work = std::function<std::function<void()>()>;
 
   virtual ~Uplink() = default;
+  // Devices are opened and closed by `aside` from now on, which runs the work on another thread,
+  // one after the other, and what that answers on control: a device that does not answer may take
+  // minutes. Without: at once, on control. Nothing of DPDK's that takes or gives back its memory
+  // may be done on control meanwhile.
+  using Aside = std::function<void(Work)>;
+  virtual void open_and_close_by(Aside aside) = 0;
   // What is known without asking the device.
   [[nodiscard]] virtual UplinkStatus status() const = 0;
   // no_port: it is a member of a bond.
@@ -114,7 +122,7 @@ class Uplink {
   // Of a bond; else nullptr.
   [[nodiscard]] virtual Bond* bond() { return nullptr; }
   // Takes it off its reactors, closes the device and removes the port; `done` runs on control, then
-  // it may be destroyed. Not while a carry() or detach() has not answered.
+  // it may be destroyed. Not while a carry(), detach() or attach() has not answered.
   virtual void close(Done done) = 0;
 
   // Whether it has a device; and whether that carries frames. One that does not hears and sends
@@ -125,11 +133,13 @@ class Uplink {
   // runs on control when every reactor knows.
   virtual void carry(bool carries, Done done) = 0;
   // Closes the device, which carries nothing; what it was lent comes back. What its queues counted
-  // is gone, the port's counters stay. `done` runs on control, once or at once.
+  // is gone, the port's counters stay. It is not attached from now on; `done` runs on control when
+  // the device is closed, or at once.
   virtual void detach(Done done) = 0;
-  // Opens a device for the port, in place of one that was detached; it carries nothing yet. Errors
-  // in one line, and it is as before.
-  virtual base::Result<> attach(const std::string& device) = 0;
+  // Opens a device for the port, in place of one that was detached; it carries nothing yet. `done`
+  // runs on control when it is attached, or at once; errors in one line, and it is as before.
+  using Attached = std::function<void(const base::Result<>& result)>;
+  virtual void attach(const std::string& device, Attached done) = 0;
 
   // The memory of guests that its device reaches from now on: none of it after attach(). `done`
   // runs on control when the device reads nothing any more of what it reached before and does not
@@ -140,8 +150,7 @@ class Uplink {
   // and the device allow; else to the switch, as those of others. Until untie().
   virtual void tie(DirectSink& sink) = 0;
   [[nodiscard]] virtual unsigned home() const = 0;
-  // Does what takes long and answers what is to be done on control; false: the device is given up.
-  using Work = std::function<std::function<void()>()>;
+  // False: the device is given up.
   using Elsewhere = std::function<bool(Work)>;
   // Nothing is received into the sink's buffers any more; those that the device had without a frame
   // are the sink's again. `done` runs on control, then the sink may go. For that the device is

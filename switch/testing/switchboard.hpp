@@ -84,6 +84,7 @@ class Switchboard {
 
   Fabric& fabric() { return *fabric_; }
   base::ReactorPool& pool() { return *pool_; }
+  base::EventLoop& loop() { return loop_; }
 
   // Steps the control loop until `ready`.
   void wait(const std::function<bool()>& ready) {

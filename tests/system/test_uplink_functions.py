@@ -4,6 +4,7 @@ its NICs' DMA."""
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -208,6 +209,35 @@ class Standby(Functions):
         self.report(f"the longest gap: {max(gaps):.3f} s; {sent - received} of {sent} pings were "
                     "lost, 10 a second")
         self.fetch_from(self.guest, IPS[0])
+
+
+class Unanswering(Functions):
+    def test_control_goes_on(self):
+        """A fatal error on the bus of the physical function: its functions do not come back, their
+        driver and the kernel wait for them for minutes. Control answers all the while, the standby
+        carries, ports come and go. By its name the last of the boot: the NIC stays broken."""
+        give(SPARE, "vfio-pci")
+        self.daemon.memory = {"dpdk_mb": 128}
+        self.daemon.uplink("first", pf=IGB, mac=MACS[0], standby="second")
+        self.daemon.uplink("second", pci=SPARE)
+        self.use(self.daemon)
+        self.until("its link", "first", link_up=True, carries=True)
+        self.fault("rp1", "DLP")
+        self.until("the second to carry", "second", carries=True)
+        self.until("the first to be closed", "first", state="closing")
+        self.assertIn("closing", self.daemon.millctl("uplinks").stdout)
+        # Each answer that says so came before the device was closed.
+        for _ in range(20):
+            self.ask("port-add", name="probe", socket=self.daemon.socket("probe"))
+            self.ask("port-remove", name="probe")
+            self.ask("query-status")
+            self.assertEqual(self.one("first")["state"], "closing")
+        self.assertTrue(self.one("second")["carries"])
+        wait_for("the log to say so", lambda: re.search(
+            "uplink first closes 0000:02:.*: waits for the device, for", self.daemon.log()), 60)
+        with self.daemon.qmp(timeout=250) as qmp:
+            qmp("uplink-remove", name="first")
+        self.assertEqual([each["name"] for each in self.ask("query-uplinks")], ["second"])
 
 
 class Readme(SystemTest):
