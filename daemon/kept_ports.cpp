@@ -1,16 +1,12 @@
 #include "daemon/kept_ports.hpp"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <cerrno>
-#include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "base/error.hpp"
-#include "base/fd.hpp"
+#include "daemon/replace_file.hpp"
 #include "qmp/arguments.hpp"
 #include "virtio/wire/console.hpp"
 
@@ -63,23 +59,6 @@ base::Result<std::vector<PortSettings>> ports_of(const json& entries) {
   return out;
 }
 
-// Whole or not at all: a file beside it, then its name.
-base::Result<void> replace_file(const std::string& path, const std::string& text) {
-  const auto fresh = path + ".new";
-  const base::Fd file{::open(fresh.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)};
-  if (!file) return fail_errno("cannot write " + fresh);
-  for (std::size_t at = 0; at < text.size();) {
-    const auto wrote = ::write(file.get(), text.data() + at, text.size() - at);
-    if (wrote < 0 && errno == EINTR) continue;
-    if (wrote < 0) return fail_errno("cannot write " + fresh);
-    at += static_cast<std::size_t>(wrote);
-  }
-  if (::fsync(file.get()) != 0 || std::rename(fresh.c_str(), path.c_str()) != 0) {
-    return fail_errno("cannot write " + path);
-  }
-  return {};
-}
-
 }  // namespace
 
 base::Result<void> take_kept_ports(GuestCompanion& companion) {
@@ -91,8 +70,7 @@ base::Result<void> take_kept_ports(GuestCompanion& companion) {
   };
   std::ifstream file{console->ports_file};
   if (!file) {
-    return errno == ENOENT ? base::Result<void>{}
-                           : bad(fail_errno("cannot be read").error.message);
+    return errno == ENOENT ? base::Result<void>{} : bad(fail_errno("cannot be read").error.message);
   }
   std::ostringstream text;
   text << file.rdbuf();

@@ -4,6 +4,7 @@
 
 #include "base/log.hpp"
 #include "base/mac.hpp"
+#include "daemon/kept_functions.hpp"
 
 namespace millrace::daemon {
 
@@ -59,8 +60,27 @@ Pfs::Pfs(base::EventLoop& loop, Events events)
       applier_{sysfs_, system_, {}},
       pool_{sysfs_, system_, [](const std::string& line) { spdlog::warn("{}", line); }} {}
 
-base::Result<void> Pfs::start(const std::vector<PfEntry>& entries) {
+// Before they are applied: what the configuration says now counts. A file that is bad stays until
+// something is changed.
+void Pfs::restore(const std::string& kept) {
+  const auto changed = take_kept_functions(kept);
+  if (!changed) return spdlog::warn("{}", changed.error().message);
+  for (const auto& each : *changed) {
+    spdlog::info("PF {}: VF {}: a daemon that was killed had changed it", format(each.physical),
+                 each.index);
+  }
+  pool_.restore(*changed);
+  if (!changed->empty()) {
+    if (const auto gone = keep_functions(kept, {}); !gone) {
+      spdlog::warn("{}", gone.error().message);
+    }
+  }
+}
+
+base::Result<void> Pfs::start(const std::vector<PfEntry>& entries, const std::string& kept) {
+  restore(kept);
   if (entries.empty()) return {};
+  pool_.keep_by([kept](const auto& changed) { return keep_functions(kept, changed); });
   for (const auto& entry : entries) {
     auto& unit = units_.emplace_back();
     unit.wish = entry.wish;

@@ -35,9 +35,11 @@ class Pfs {
   Pfs(const Pfs&) = delete;
   Pfs& operator=(const Pfs&) = delete;
 
-  // Applies them one after the other and keeps them from then on; stops at the first failure, whose
-  // own changes are taken back.
-  base::Result<void> start(const std::vector<PfEntry>& entries);
+  // Restores what a daemon that was killed left of its settings, by the file that it kept (see
+  // kept_functions.hpp), and keeps that file from then on: `kept`. Applies the functions one after
+  // the other and keeps them from then on; stops at the first failure, whose own changes are taken
+  // back.
+  base::Result<void> start(const std::vector<PfEntry>& entries, const std::string& kept);
   // Applies one anew, or all where `address` is nullopt. `all`: equal values, too, after a reset
   // that nobody was told of. Answers what was done: [{"pci", "done": [LINE...]}].
   base::Result<nlohmann::json> apply(const std::optional<sriov::PciAddress>& address, bool all);
@@ -57,6 +59,7 @@ class Pfs {
     Clock::time_point not_before{};
   };
 
+  void restore(const std::string& kept);
   base::Result<sriov::Applier::Done> apply(Unit& unit, sriov::Applier::Mode mode);
   void look();
   void look(Unit& unit);

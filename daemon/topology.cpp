@@ -9,6 +9,7 @@
 #include "blk/image.hpp"
 #include "blk/pinner.hpp"
 #include "daemon/eal.hpp"
+#include "daemon/kept_functions.hpp"
 #include "daemon/kept_ports.hpp"
 #include "daemon/system_check.hpp"
 #include "daemon/uplink_check.hpp"
@@ -102,7 +103,8 @@ base::Result<std::unique_ptr<Topology>> Topology::make(base::EventLoop& loop,
 }
 
 void Topology::add_all(const Config& config, Done done) {
-  if (auto applied = pfs_.start(config.pfs); !applied) return done(applied);
+  const auto applied = pfs_.start(config.pfs, kept_functions_file(config.control_socket));
+  if (!applied) return done(applied);
   add_next(std::make_shared<const Config>(config), 0, std::move(done));
 }
 

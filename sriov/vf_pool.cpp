@@ -135,7 +135,8 @@ base::Result<VfLease> VfPool::lease(const VfRequest& request) {
       continue;
     }
     each.function.driver = lent_driver;
-    leases_.emplace(Key{each.physical, each.function.index}, Lent{request.holder, {}});
+    leases_.emplace(Key{each.physical, each.function.index},
+                    Lent{request.holder, each.function.address, {}});
     return VfLease{this, each.physical, std::move(each.function)};
   }
   return base::fail("no VF is free: " + (why.empty() ? "there is no [[pf]]" : why));
@@ -163,12 +164,55 @@ base::Result<void> VfPool::set(const VfLease& lease, const Setting& setting) {
   const auto before = now->same_kind(setting);
   if (before == setting) return {};
   const auto netdev = read_physical_function(sysfs_, lease.physical())->netdev;
+  auto& lent = leases_.at({lease.physical(), index});
+  const auto known = lent.before;
+  if (before && !known.same_kind(setting)) lent.before.set(*before);
+  if (lent.before != known) keep();
   if (auto made = privileged_.set(netdev, index, setting); !made) {
+    lent.before = known;
+    keep();
     return base::fail(name + made.error().message);
   }
-  auto& lent = leases_.at({lease.physical(), index});
-  if (before && !lent.before.same_kind(setting)) lent.before.set(*before);
   return {};
+}
+
+void VfPool::keep() {
+  if (!keep_) return;
+  std::vector<ChangedVf> changed;
+  for (const auto& [key, lent] : leases_) {
+    if (lent.before == VfValues{}) continue;
+    changed.push_back({key.first, key.second, lent.address, lent.before});
+  }
+  if (const auto kept = keep_(changed); !kept) warn_(kept.error().message);
+}
+
+void VfPool::restore(const std::vector<ChangedVf>& changed) {
+  const auto holders = vfio_holders(sysfs_);
+  for (const auto& each : changed) {
+    const auto name = name_of(each.physical, each.index);
+    const auto there = read_virtual_function(sysfs_, each.physical, each.index);
+    // Made anew meanwhile: it has no setting of ours.
+    if (!there || there->address != each.function) continue;
+    if (const auto used = use_of(*there, holders); !used.empty()) {
+      warn_(name + ": has settings of a daemon that was killed, and is held by " + used);
+    } else {
+      put_back(each.physical, each.index, each.before);
+    }
+  }
+}
+
+void VfPool::put_back(const PciAddress& physical, unsigned index, const VfValues& before) {
+  const auto function = read_physical_function(sysfs_, physical);
+  const auto now = values(physical, index);
+  for (const auto& setting : before.list()) {
+    if (now && now->same_kind(setting) == setting) continue;
+    const auto back = function ? privileged_.set(function->netdev, index, setting)
+                               : base::Result<void>{base::Unexpected{function.error()}};
+    if (!back) {
+      warn_(name_of(physical, index) + ": " + format(setting) +
+            " not restored: " + back.error().message);
+    }
+  }
 }
 
 base::Result<void> VfPool::reset(const VfLease& lease) const {
@@ -181,23 +225,20 @@ base::Result<void> VfPool::reset(const VfLease& lease) const {
 
 void VfPool::take_back(const VfLease& lease) {
   const Key key{lease.physical(), lease.function().index};
-  const auto lent = leases_.extract(key);
-  CHECK(!lent.empty());
-  const auto name = name_of(key.first, key.second) + ": ";
+  const auto lent = leases_.find(key);
+  CHECK(lent != leases_.end());
   const auto done = lease.reset_ ? *lease.reset_ : reset(lease);
   const auto there = read_virtual_function(sysfs_, key.first, key.second);
-  if (!there || there->address != lease.function().address) return;
-  if (!done) {
-    warn_(name + "not reset when it was given back: " + done.error().message);
+  if (there && there->address == lease.function().address) {
+    if (!done) {
+      warn_(name_of(key.first, key.second) +
+            ": not reset when it was given back: " + done.error().message);
+    }
+    put_back(key.first, key.second, lent->second.before);
   }
-  const auto netdev = read_physical_function(sysfs_, key.first);
-  const auto now = values(key.first, key.second);
-  for (const auto& setting : lent.mapped().before.list()) {
-    if (now && now->same_kind(setting) == setting) continue;
-    const auto back = netdev ? privileged_.set(netdev->netdev, key.second, setting)
-                             : base::Result<void>{base::Unexpected{netdev.error()}};
-    if (!back) warn_(name + format(setting) + " not restored: " + back.error().message);
-  }
+  const bool changed = lent->second.before != VfValues{};
+  leases_.erase(lent);
+  if (changed) keep();
 }
 
 }  // namespace millrace::sriov

@@ -29,6 +29,15 @@ struct VfRequest {
   std::optional<PciAddress> last{};      // of all that are free: one that failed its holder
 };
 
+// What a lent function was before its holder, or a holder of a pool that died, changed it.
+struct ChangedVf {
+  PciAddress physical;
+  unsigned index = 0;
+  PciAddress function;  // that had this index then
+  VfValues before;      // only what was changed
+  bool operator==(const ChangedVf&) const = default;
+};
+
 class VfPool;
 
 // A function that is lent. Destroying it gives the function back: it is reset, and the settings
@@ -76,6 +85,14 @@ class VfPool {
   VfPool(const VfPool&) = delete;
   VfPool& operator=(const VfPool&) = delete;
 
+  // Told of all that is changed, before a setting is made that changes it, and when it is restored;
+  // none: nothing is. An error is told to `warn`, and the setting made all the same.
+  using Keep = std::function<base::Result<void>(const std::vector<ChangedVf>& changed)>;
+  void keep_by(Keep keep) { keep_ = std::move(keep); }
+  // What a pool that died was told to keep: the settings that those functions had are restored,
+  // where the functions are still there and nobody holds them. `warn` is told of the others.
+  void restore(const std::vector<ChangedVf>& changed);
+
   // Lends from this physical function from now on. Its functions are looked up at each request.
   void manage(const PciAddress& physical);
 
@@ -92,6 +109,7 @@ class VfPool {
   using Key = std::pair<PciAddress, unsigned>;
   struct Lent {
     std::string holder;
+    PciAddress address;
     VfValues before;  // only what the holder changed
   };
   struct Candidate {
@@ -105,6 +123,8 @@ class VfPool {
   base::Result<void> prepare(const VirtualFunction& function);
   base::Result<void> set(const VfLease& lease, const Setting& setting);
   [[nodiscard]] base::Result<VfValues> values(const PciAddress& physical, unsigned index) const;
+  void keep();
+  void put_back(const PciAddress& physical, unsigned index, const VfValues& before);
   // Of a function that is gone: nothing to do. Any thread.
   base::Result<void> reset(const VfLease& lease) const;
   void take_back(const VfLease& lease);
@@ -112,6 +132,7 @@ class VfPool {
   const Sysfs& sysfs_;
   Privileged& privileged_;
   Warn warn_;
+  Keep keep_;
   std::vector<PciAddress> managed_;
   std::map<Key, Lent> leases_;
 };

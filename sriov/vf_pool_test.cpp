@@ -114,6 +114,61 @@ TEST_F(VfPoolTest, OneThatWasNotUsedIsNotReset) {
   EXPECT_THAT(host.acts, ElementsAre("vf 0 trust off"));
 }
 
+TEST_F(VfPoolTest, WhatIsChangedIsWrittenDownBefore) {
+  std::vector<ChangedVf> kept;
+  std::size_t acts_before = 0;
+  pool.keep_by([&](const std::vector<ChangedVf>& changed) -> base::Result<void> {
+    kept = changed;
+    acts_before = host.acts.size();
+    return {};
+  });
+  const auto before = host.values(0);
+  EXPECT_EQ(lent({"a"}), 0u);
+  host.acts.clear();
+  ASSERT_TRUE(leases[0].set(Trust{true}));
+  EXPECT_EQ(acts_before, 0u);
+  const ChangedVf trust{FakeHost::pf, 0, FakeHost::vf(0), {.trust = before.trust}};
+  EXPECT_THAT(kept, ElementsAre(trust));
+  host.refuse("vf 0 MAC", "Operation not supported");
+  EXPECT_FALSE(leases[0].set(Mac{2, 0, 0, 0, 0, 1}));
+  EXPECT_THAT(kept, ElementsAre(trust));
+  ASSERT_TRUE(leases[0].set(Mac{2, 0, 0, 0, 0, 1}));
+  ASSERT_TRUE(leases[0].set(Mac{2, 0, 0, 0, 0, 2}));
+  const ChangedVf both{
+      FakeHost::pf, 0, FakeHost::vf(0), {.mac = before.mac, .trust = before.trust}};
+  EXPECT_THAT(kept, ElementsAre(both));
+  leases.clear();
+  EXPECT_THAT(kept, IsEmpty());
+  pool.keep_by([](const auto&) { return base::fail("the disk is full"); });
+  EXPECT_EQ(lent({"b"}), 0u);
+  EXPECT_TRUE(leases[0].set(Trust{true}));
+  EXPECT_THAT(warnings, ElementsAre("the disk is full"));
+}
+
+TEST_F(VfPoolTest, WhatADeadPoolChangedIsRestored) {
+  const auto before = host.values(0);
+  for (unsigned vf = 0; vf < 3; ++vf) {
+    ASSERT_TRUE(host.set("eth7", vf, Mac{2, 0, 0, 0, 0, 1}));
+    ASSERT_TRUE(host.set("eth7", vf, Trust{true}));
+  }
+  host.hold(1, 4711, "qemu");
+  host.acts.clear();
+  const VfValues its{.mac = before.mac, .trust = before.trust};
+  pool.restore({{FakeHost::pf, 0, FakeHost::vf(0), its},
+                {FakeHost::pf, 1, FakeHost::vf(1), its},
+                {FakeHost::pf, 2, FakeHost::vf(3), its},    // another one is in its place
+                {FakeHost::pf, 7, FakeHost::vf(7), its}});  // gone
+  EXPECT_THAT(host.acts, ElementsAre("vf 0 MAC 00:00:00:00:00:00", "vf 0 trust off"));
+  EXPECT_EQ(host.values(0), before);
+  EXPECT_THAT(warnings, ElementsAre(HasSubstr("VF 1: has settings of a daemon that was killed, "
+                                              "and is held by process 4711 (qemu)")));
+  // whoever is lent it then has it as it was
+  EXPECT_EQ(lent({"a"}), 0u);
+  ASSERT_TRUE(leases[0].set(Mac{2, 0, 0, 0, 0, 9}));
+  leases.clear();
+  EXPECT_EQ(host.values(0), before);
+}
+
 TEST_F(VfPoolTest, EqualValuesAreSkipped) {
   EXPECT_EQ(lent({"a"}), 0u);
   host.acts.clear();

@@ -327,16 +327,18 @@ class Single(Wire):
         self.assertEqual(functions[0]["mac"], MACS[0])
         self.daemon.ask("uplink-remove", name="wire")
         wait_for("the function to be given back", lambda: not self.functions()[0]["lent_to"], 60)
-        self.assertNotEqual(self.functions()[0]["mac"], MACS[0])
+        before = self.functions()[0]["mac"]
+        self.assertNotEqual(before, MACS[0])
         with self.assertRaises(QmpError) as refused:
             self.daemon.ask("uplink-add", name="wire", pf=NIC)
         self.assertIn("there is no [[pf]] with pci", str(refused.exception))
         self.daemon.ask("uplink-add", name="wire", pf=PF, mac=MACS[0])
         self.reach(guest, "10.9.1.99")
-        self.check_killed(guest)
+        self.check_killed(guest, before)
 
-    def check_killed(self, guest):
-        """A daemon that dies leaves the function that it had free, and the next one has it."""
+    def check_killed(self, guest, before):
+        """A daemon that dies leaves the function that it had free, and the next one has it, whose
+        address was `before`."""
         function = self.uplink()["device"]
         group = os.path.basename(os.readlink(f"{FUNCTIONS}/{function}/iommu_group"))
         self.daemon.kill9()
@@ -348,6 +350,13 @@ class Single(Wire):
         self.assertEqual(self.uplink()["device"], function)
         self.reach(guest, "10.9.1.99")
         self.fetch_from(guest, "10.9.1.1")
+        # What the dead one had changed is not taken for what the function was before.
+        kept = f"{self.daemon.control}.functions"
+        self.assertTrue(os.path.exists(kept))
+        self.assertEqual(self.functions()[0]["mac"], MACS[0])
+        self.daemon.ask("uplink-remove", name="wire")
+        self.assertEqual(self.functions()[0]["mac"], before)
+        self.assertFalse(os.path.exists(kept))
 
     def functions(self):
         return self.daemon.ask("query-pfs")[0]["vfs"]
