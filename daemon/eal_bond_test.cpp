@@ -8,6 +8,14 @@
 #include "switch/ethdev_port.hpp"
 #include "switch/testing/switchboard.hpp"
 
+#ifdef __SANITIZE_THREAD__
+// The bonding driver's alarms are guarded by a lock of DPDK's, whose code is not instrumented.
+extern "C" const char* __tsan_default_suppressions();   // NOLINT(bugprone-reserved-identifier)
+extern "C" const char* __tsan_default_suppressions() {  // NOLINT(bugprone-reserved-identifier)
+  return "race:rte_eal_alarm_cancel\nrace:rte_eal_alarm_set\nrace:eal_alarm_callback\n";
+}
+#endif
+
 namespace millrace::vswitch {
 namespace {
 
