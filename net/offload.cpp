@@ -52,8 +52,8 @@ std::uint8_t write_gso(Gso kind) noexcept {
 
 }  // namespace
 
-bool read_request(const virtio::wire::NetHeader& header, std::uint64_t features,
-                  Offload& offload) noexcept {
+bool read_some_request(const virtio::wire::NetHeader& header, std::uint64_t features,
+                       Offload& offload) noexcept {
   offload = Offload{};
   if ((header.flags & flag::needs_csum) != 0) {
     if ((features & feature::csum) == 0) return false;
@@ -101,10 +101,8 @@ bool Acceptance::takes_whole(const vswitch::Packet& packet) const noexcept {
   return false;
 }
 
-// Put together in registers and stored whole: a header that is stored field by field and then
-// copied makes the copy wait for all of the stores.
-virtio::wire::NetHeader describe(const Offload& offload, const Acceptance& acceptance,
-                                 std::uint16_t buffers) noexcept {
+virtio::wire::NetHeader describe_some(const Offload& offload, const Acceptance& acceptance,
+                                      std::uint16_t buffers) noexcept {
   std::uint64_t flags = 0, gso_type = 0, hdr_len = 0, gso_size = 0, start = 0;
   std::uint32_t offset = 0;
   if (acceptance.checksum) {
@@ -123,11 +121,7 @@ virtio::wire::NetHeader describe(const Offload& offload, const Acceptance& accep
   }
   const base::le64 low{flags | gso_type << 8 | hdr_len << 16 | gso_size << 32 | start << 48};
   const base::le32 high{offset | std::uint32_t{buffers} << 16};
-  virtio::wire::NetHeader header;
-  auto* const bytes = reinterpret_cast<std::byte*>(&header);
-  std::memcpy(bytes, &low, sizeof low);
-  std::memcpy(bytes + sizeof low, &high, sizeof high);
-  return header;
+  return compose(low, high);
 }
 
 std::string offload_names(std::uint64_t features) {

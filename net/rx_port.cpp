@@ -137,7 +137,9 @@ void RxPort::accept_all(R& ring, std::span<const Packet* const> packets) noexcep
   }
 }
 
-bool RxPort::goes_as_it_is(const Packet& packet) const noexcept {
+[[gnu::always_inline]] inline bool RxPort::goes_as_it_is(const Packet& packet) const noexcept {
+  if (packet.offload.done() && mtu_ == 0) [[likely]]
+    return true;
   return acceptance_.takes_whole(packet) && !exceeds_mtu(packet) &&
          (acceptance_.checksum || !packet.offload.checksum_needed);
 }
@@ -145,39 +147,43 @@ bool RxPort::goes_as_it_is(const Packet& packet) const noexcept {
 template <class Header, class R>
 std::size_t RxPort::write_usual(R& ring, std::span<const Packet* const> packets) noexcept {
   if (header_size_ != sizeof(Header::wire) || fault_ != Fault::none) return 0;
-  return virtio::with_cursor(ring,
-                             [&](auto& cursor) { return write_with<Header>(cursor, packets); });
+  return virtio::with_cursor(
+      ring, [&](auto& cursor)
+                __attribute__((always_inline)) { return write_with<Header>(cursor, packets); });
 }
 
 template <class Header, class Cursor>
-std::size_t RxPort::write_with(Cursor& cursor, std::span<const Packet* const> packets) noexcept {
+inline std::size_t RxPort::write_with(Cursor& cursor,
+                                      std::span<const Packet* const> packets) noexcept {
   constexpr std::size_t size_of_header = sizeof(Header::wire);
   std::size_t count = 0;
   std::uint64_t sum = 0;
+  const RxFilter* const filter = filter_.get();
+  const bool logging = queue().logging();
   for (const Packet* each : packets) {
     const Packet& packet = *each;
-    if (!goes_as_it_is(packet) || (filter_ != nullptr && !filter_->takes(packet))) break;
+    if (!goes_as_it_is(packet) || (filter != nullptr && !filter->takes(packet))) break;
     const virtio::Segment room = cursor.next(true);
-    const std::size_t bytes = size_of_header + packet.length;
+    const std::uint32_t length = packet.length, head = packet.header_size;
+    const auto bytes = static_cast<std::uint32_t>(size_of_header + length);
     if (room.size < bytes) break;
     const Header header{*this, packet, 1};
     std::byte* out = room.data;
     std::memcpy(out, &header.wire, size_of_header);
     out += size_of_header;
-    copy_header(out, packet.header.data(), packet.header_size);
-    out += packet.header_size;
-    std::uint32_t left = packet.length - packet.header_size;
+    copy_header(out, packet.header.data(), head);
+    out += head;
+    std::uint32_t left = length - head;
     for (const vswitch::View& view : packet.payload()) {
       const std::uint32_t part = std::min(view.size, left);
       std::memcpy(out, view.data, part);
       out += part;
       left -= part;
     }
-    const auto written = static_cast<std::uint32_t>(bytes);
-    if (queue().logging()) queue().wrote(room, written);
-    cursor.give(cursor.take(), written);
+    if (logging) queue().wrote(room, bytes);
+    cursor.give(cursor.take(), bytes);
     ++count;
-    sum += packet.length;
+    sum += length;
   }
   written_ += count;
   written_bytes_ += sum;

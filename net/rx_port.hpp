@@ -103,7 +103,8 @@ class RxPort final : public virtio::QueueWorker, public vswitch::Port, public vs
   template <class Header, class R>
   std::size_t write_usual(R& ring, std::span<const vswitch::Packet* const> packets) noexcept;
   template <class Header, class Cursor>
-  std::size_t write_with(Cursor& cursor, std::span<const vswitch::Packet* const> packets) noexcept;
+  [[gnu::always_inline]] std::size_t write_with(
+      Cursor& cursor, std::span<const vswitch::Packet* const> packets) noexcept;
   [[nodiscard]] bool goes_as_it_is(const vswitch::Packet& packet) const noexcept;
   template <class Header, class R>
   void accept(R& ring, const vswitch::Packet& packet) noexcept;

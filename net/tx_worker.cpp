@@ -20,10 +20,22 @@ namespace {
 constexpr std::size_t frame_min = 14;  // an Ethernet header
 constexpr std::size_t cache_line = 64;
 
+// What is fetched of a frame: at most three lines. Any address is safe.
 void bring_near(const std::byte* at, std::size_t bytes) noexcept {
-  for (std::size_t offset = 0; offset < bytes; offset += cache_line) {
-    __builtin_prefetch(at + offset);
+  __builtin_prefetch(at);
+  __builtin_prefetch(at + cache_line);
+  if (bytes > 2 * cache_line) __builtin_prefetch(at + 2 * cache_line);
+}
+
+// What a longer header goes on with says nothing about a frame that is sent.
+NetHeader fetch_request(const std::byte* head, std::size_t header_size) noexcept {
+  NetHeader request{};
+  if (header_size >= sizeof request) [[likely]] {
+    std::memcpy(&request, head, sizeof request);
+  } else {
+    std::memcpy(&request, head, virtio::wire::net_header_size_legacy);
   }
+  return request;
 }
 
 }  // namespace
@@ -146,11 +158,12 @@ void TxWorker::offer_to_lend() noexcept {
 template <class R>
 void TxWorker::give_back(R& ring) noexcept {
   if (lender_ == nullptr || !loans_->any_in_visit()) [[likely]] {
-    const bool given = virtio::with_cursor(ring, [this](auto& cursor) {
-      if (!cursor.serves()) return false;
-      for (std::size_t i = 0; i < taken_; ++i) cursor.give(tickets_[i], 0);
-      return true;
-    });
+    const bool given = virtio::with_cursor(
+        ring, [this](auto& cursor) __attribute__((always_inline)) {
+          if (!cursor.serves()) return false;
+          for (std::size_t i = 0; i < taken_; ++i) cursor.give(tickets_[i], 0);
+          return true;
+        });
     if (given) return;
     for (std::size_t i = 0; i < taken_; ++i) ring.give(tickets_[i], 0);
     return;
@@ -170,7 +183,9 @@ Take TxWorker::collect(R& ring) noexcept {
   for (;;) {
     if (sending) {
       bytes += virtio::with_cursor(
-          ring, [&](auto& cursor) { return collect_usual(cursor, burst_bytes_max - bytes); });
+          ring, [&](auto& cursor) __attribute__((always_inline)) {
+            return collect_usual(cursor, burst_bytes_max - bytes);
+          });
     }
     if (taken_ == vswitch::burst_max || bytes >= burst_bytes_max || bounce_used_)
       return Take::chain;
@@ -189,23 +204,24 @@ Take TxWorker::collect(R& ring) noexcept {
 // Frames that lie in one piece, up to the first buffer that has to be looked at more closely, of
 // which nothing was done. Answers their bytes.
 template <class Cursor>
-std::uint64_t TxWorker::collect_usual(Cursor& cursor, std::uint64_t bytes_most) noexcept {
+inline std::uint64_t TxWorker::collect_usual(Cursor& cursor, std::uint64_t bytes_most) noexcept {
   std::size_t taken = taken_, count = count_;
   std::uint64_t bytes = 0;
-  while (taken < vswitch::burst_max && bytes < bytes_most) {
+  const std::size_t header_size = header_size_;
+  Packet* packet = burst_ + count;
+  for (; taken < vswitch::burst_max && bytes < bytes_most; ++taken, ++count, ++packet) {
     const virtio::Segment piece = cursor.next(false);
-    if (piece.size < header_size_ + frame_min || piece.size > header_size_ + Packet::length_max) {
-      break;
-    }
-    tickets_[taken++] = cursor.take();
-    Packet& packet = burst_[count];
-    begin(packet, piece.size - header_size_, taken - 1);
-    const std::size_t fetched = header_size_ + packet.header_size;
-    heads_[count++] = piece.data;
-    bring_near(piece.data, fetched);
-    packet.views[0] = {piece.data + fetched, static_cast<std::uint32_t>(piece.size - fetched)};
-    packet.view_count = piece.size > fetched ? 1 : 0;
-    bytes += packet.length;
+    const std::size_t length = piece.size - header_size;  // too short: too much
+    if (length - frame_min > Packet::length_max - frame_min) break;
+    tickets_[taken] = cursor.take();
+    begin(*packet, length, taken);
+    const std::size_t fetched = std::min(length, Packet::header_max);
+    std::byte* const frame = piece.data + header_size;
+    heads_[count] = piece.data;
+    bring_near(piece.data, header_size + fetched);
+    packet->views[0] = {frame + fetched, static_cast<std::uint32_t>(length - fetched)};
+    packet->view_count = length > fetched ? 1 : 0;
+    bytes += length;
   }
   taken_ = taken;
   count_ = count;
@@ -217,8 +233,6 @@ void TxWorker::begin(Packet& packet, std::size_t length, std::size_t number) con
   packet.header_size =
       static_cast<std::uint16_t>(std::min<std::size_t>(length, Packet::header_max));
   packet.source = port_;
-  packet.vlan = 0;
-  packet.priority = 0;
   packet.flow_hash = 0;
   packet.completion = nullptr;
   packet.token = static_cast<std::uint32_t>(number);
@@ -249,29 +263,30 @@ bool TxWorker::describe(Packet& packet, const std::byte*& head) noexcept {
 // Each byte of the headers is fetched here or was in describe(), and is not looked at again.
 bool TxWorker::fetch(Packet& packet, const std::byte* head) noexcept {
   if (head == nullptr) return true;
-  NetHeader request{};
-  std::memcpy(&request, head, std::min(header_size_, sizeof request));
+  const NetHeader request = fetch_request(head, header_size_);
   copy_header(packet.header.data(), head + header_size_, packet.header_size);
   std::atomic_signal_fence(std::memory_order_seq_cst);
   return read_request(request, features_, packet.offload);
 }
 
 void TxWorker::forward() noexcept {
+  const std::size_t count = count_;
+  Packet* const burst = burst_;
   std::size_t first = 0;
   std::uint64_t sent = 0, bytes = 0;
   const auto hand_over = [&](std::size_t end) {
-    if (first < end) side_.bridge->forward(port_, {burst_ + first, end - first});
+    if (first < end) side_.bridge->forward(port_, {burst + first, end - first});
     first = end + 1;
   };
-  for (std::size_t i = 0; i < count_; ++i) {
-    if (fetch(burst_[i], heads_[i])) {
-      ++sent, bytes += burst_[i].length;
+  for (std::size_t i = 0; i < count; ++i) {
+    if (fetch(burst[i], heads_[i])) [[likely]] {
+      ++sent, bytes += burst[i].length;
       continue;
     }
     side_.counters->drop_malformed.add();
     hand_over(i);
   }
-  hand_over(count_);
+  hand_over(count);
   if (sent > 0) traffic_.packets.add(sent), traffic_.bytes.add(bytes);
 }
 

@@ -76,7 +76,8 @@ class TxWorker final : public virtio::QueueWorker {
   template <class R>
   virtio::Take collect(R& ring) noexcept;
   template <class Cursor>
-  std::uint64_t collect_usual(Cursor& cursor, std::uint64_t bytes_most) noexcept;
+  [[gnu::always_inline]] std::uint64_t collect_usual(Cursor& cursor,
+                                                     std::uint64_t bytes_most) noexcept;
   // What is known of a frame before its headers are; `number`: of the buffer in this visit.
   void begin(vswitch::Packet& packet, std::size_t length, std::size_t number) const noexcept;
   // False: the chain is no frame.

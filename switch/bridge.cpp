@@ -149,11 +149,11 @@ bool Shard::parted(const ShardPort& from, const ShardPort* sender,
 }
 
 // Shape, offload request, reserved addresses, VLAN.
-bool Shard::admit(const ShardPort& from, Packet& packet) const noexcept {
+inline bool Shard::admit(const ShardPort& from, Packet& packet) const noexcept {
   const bool shape = packet.header_size >= ethernet::header_size &&
                      packet.header_size <= Packet::header_max &&
                      packet.header_size <= packet.length && packet.length <= Packet::length_max;
-  if (!shape || !validate_offload(packet)) {
+  if (!shape || !(packet.offload.done() || validate_offload(packet))) {
     from.counters->drop_malformed.add();
     return false;
   }
@@ -171,7 +171,7 @@ bool Shard::admit(const ShardPort& from, Packet& packet) const noexcept {
 }
 
 // Finds the VLAN the packet travels in and takes its tag off.
-bool Shard::classify_vlan(const ShardPort& from, Packet& packet) const noexcept {
+inline bool Shard::classify_vlan(const ShardPort& from, Packet& packet) const noexcept {
   const auto type = load16(packet, ethernet::addresses_size);
   std::uint16_t vlan = 0;
   packet.priority = 0;

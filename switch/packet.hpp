@@ -41,6 +41,9 @@ struct Offload {
   std::uint16_t checksum_offset = 0;
   std::uint16_t gso_size = 0;       // payload bytes of each segment, > 0 when gso != none
   std::uint16_t header_length = 0;  // L2 to L4, computed by us from the fetched header, not trusted
+
+  // Nothing is left to do: any receiver takes it as it is.
+  [[nodiscard]] bool done() const noexcept { return !checksum_needed && gso == Gso::none; }
 };
 
 // Lends the payload of packets out beyond deliver(). Thread: the source's reactor.
@@ -68,8 +71,10 @@ struct alignas(64) Packet {
   std::uint32_t length = 0;  // whole frame, bytes, without FCS
   Offload offload;
   PortId source = no_port;
-  std::uint16_t vlan = 0;            // VLAN it travels in; 0: untagged world
-  std::uint8_t priority = 0;         // PCP and DEI of the tag it came with (4 bits)
+  // Found by the switch: the VLAN it travels in (0: untagged world), and PCP and DEI of the tag
+  // that it came with (4 bits).
+  std::uint16_t vlan = 0;
+  std::uint8_t priority = 0;
   std::uint32_t flow_hash = 0;       // 0 where nobody needs it
   Completion* completion = nullptr;  // null: its payload is nobody's beyond deliver()
   std::uint32_t token = 0;

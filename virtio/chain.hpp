@@ -24,8 +24,15 @@ struct Segment {
 class Ticket {
  public:
   constexpr Ticket() = default;
+  // Of a buffer that the ring holds until it is given back.
   constexpr Ticket(std::uint16_t id, std::uint16_t slots, std::uint16_t inflight)
-      : word_{id | std::uint64_t{slots} << 16 | std::uint64_t{inflight} << 32} {}
+      : word_{held_bit | id | std::uint64_t{slots} << 16 | std::uint64_t{inflight} << 32} {}
+  // Of one of a single ring entry that is given back in the visit in which it was taken.
+  [[nodiscard]] static constexpr Ticket passing(std::uint16_t id) {
+    Ticket ticket;
+    ticket.word_ = id | std::uint64_t{1} << 16;
+    return ticket;
+  }
   // Split: head index; packed: buffer id.
   [[nodiscard]] constexpr std::uint16_t id() const { return static_cast<std::uint16_t>(word_); }
   // Ring entries it occupies. Split: 1; packed: descriptors in the ring.
@@ -36,8 +43,10 @@ class Ticket {
   [[nodiscard]] constexpr std::uint16_t inflight() const {
     return static_cast<std::uint16_t>(word_ >> 32);
   }
+  [[nodiscard]] constexpr bool held() const { return (word_ & held_bit) != 0; }
 
  private:
+  static constexpr std::uint64_t held_bit = std::uint64_t{1} << 48;
   std::uint64_t word_ = 0;
 };
 

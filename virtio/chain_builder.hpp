@@ -83,7 +83,7 @@ class ChainBuilder {
   [[nodiscard]] Fault walk_split(const wire::Descriptor* table, std::uint32_t size,
                                  std::uint16_t head) noexcept {
     const auto fetch = [table](std::uint32_t index, wire::Descriptor& out) {
-      out = copy_once<wire::Descriptor>(reinterpret_cast<const std::byte*>(table + index));
+      out = copy_once(table + index);
       return true;
     };
     return walk_list(fetch, size, head, false);
@@ -119,7 +119,7 @@ class ChainBuilder {
     [[nodiscard]] bool fetch(std::uint32_t index, Descriptor& out) const noexcept {
       const std::uint64_t offset = std::uint64_t{index} * sizeof out;
       if (data_ != nullptr) [[likely]] {
-        out = copy_once<Descriptor>(data_ + offset);
+        out = copy_once_from<Descriptor>(data_ + offset);
         return true;
       }
       std::byte raw[sizeof out];

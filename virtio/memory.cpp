@@ -66,6 +66,7 @@ GuestMemory::GuestMemory(std::vector<Region> regions) : regions_{std::move(regio
   for (const Region& region : regions_) {
     spans_.push_back({region.guest_address, region.size, region.mapping->data()});
   }
+  span_count_ = static_cast<std::uint32_t>(spans_.size());
   by_user_.resize(regions_.size());
   std::iota(by_user_.begin(), by_user_.end(), 0u);
   std::sort(by_user_.begin(), by_user_.end(), [this](std::uint32_t a, std::uint32_t b) {

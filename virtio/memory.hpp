@@ -41,7 +41,7 @@ class GuestMemory {
                                                                    std::uint64_t size,
                                                                    Hint& hint) const noexcept {
     // Unsigned wrap makes an address below the region's a huge offset.
-    if (hint.last < spans_.size() &&
+    if (hint.last < span_count_ &&
         address - spans_[hint.last].guest_address < spans_[hint.last].size) [[likely]] {
       return slice(spans_[hint.last], address, size);
     }
@@ -72,8 +72,9 @@ class GuestMemory {
   [[nodiscard]] std::span<std::byte> search(std::uint64_t address, std::uint64_t size,
                                             Hint& hint) const noexcept;
   [[nodiscard]] const Region* find_user(std::uint64_t address) const noexcept;
-  std::vector<Region> regions_;         // by guest address
-  std::vector<Span> spans_;             // the same order
+  std::vector<Region> regions_;  // by guest address
+  std::vector<Span> spans_;      // the same order
+  std::uint32_t span_count_ = 0;
   std::vector<std::uint32_t> by_user_;  // indices into regions_, by user address
 };
 

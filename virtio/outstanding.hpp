@@ -1,5 +1,5 @@
-// Outstanding: the buffers of one queue between take and publish: which are held, in which order
-// they were taken, and, with IN_ORDER, which completions wait for an earlier one.
+// Outstanding: the buffers of one queue that the device has: which are held, in which order they
+// were taken, and, with IN_ORDER, which completions wait for an earlier one.
 //
 // Memory is allocated by open(); nothing afterwards. Thread: the owning reactor.
 #pragma once
@@ -20,6 +20,7 @@ class Outstanding {
     const std::uint32_t capacity = std::bit_ceil(size);
     mask_ = capacity - 1;
     held_.assign((size + 63) / 64, 0);
+    held_count_ = 0;
     order_.resize(capacity);
     in_order_ = in_order;
     if (in_order) {
@@ -31,9 +32,18 @@ class Outstanding {
   [[nodiscard]] bool holds(std::uint32_t id) const noexcept {
     return ((held_[id / 64] >> (id % 64)) & 1) != 0;
   }
+  [[nodiscard]] bool holds_any() const noexcept { return held_count_ != 0; }
   // From here on the id may not be published again by the driver.
-  void hold(std::uint32_t id) noexcept { held_[id / 64] |= 1ull << (id % 64); }
-  void release(std::uint32_t id) noexcept { held_[id / 64] &= ~(1ull << (id % 64)); }
+  void hold(std::uint32_t id) noexcept {
+    if (holds(id)) return;
+    held_[id / 64] |= 1ull << (id % 64);
+    ++held_count_;
+  }
+  void release(std::uint32_t id) noexcept {
+    if (!holds(id)) return;
+    held_[id / 64] &= ~(1ull << (id % 64));
+    --held_count_;
+  }
 
   // A buffer that is held already is handed out.
   void push(const Ticket& ticket) noexcept {
@@ -44,8 +54,13 @@ class Outstanding {
     }
     ++taken_;
   }
-  // So many were handed out and completed at once, none of which will be taken back. Not with
-  // IN_ORDER.
+  // Of one that is held: it is completed at once. Not with IN_ORDER.
+  void let_go(const Ticket& ticket) noexcept {
+    CHECK(holds(ticket.id()));
+    release(ticket.id());
+  }
+  // So many were handed out that are not held: they are completed at once, and none of them will be
+  // taken back. Not with IN_ORDER.
   void pass(std::uint64_t count) noexcept { taken_ += count; }
   // The one handed out last is taken back. It stays held.
   [[nodiscard]] const Ticket& pop() noexcept {
@@ -83,6 +98,7 @@ class Outstanding {
     bool done = false;
   };
   std::vector<std::uint64_t> held_;         // a bit for each id
+  std::uint32_t held_count_ = 0;            // of them
   std::vector<Ticket> order_;               // by sequence: what was taken
   std::vector<std::uint16_t> sequence_of_;  // by id, IN_ORDER only
   std::vector<Completion> completions_;     // by sequence, IN_ORDER only

@@ -33,6 +33,7 @@ base::Result<PackedRing, Fault> PackedRing::open(const RingSetup& setup, const G
   ring.given_.resize(setup.size);
   ring.taken_.resize(std::min(setup.size, limits::chain_descriptors_max));
   ring.outstanding_.open(setup.size, (setup.features & feature::in_order) != 0);
+  ring.accounts_ = inflight != nullptr || ring.outstanding_.in_order();
   if (const Fault fault = ring.map(memory); fault != Fault::none) return base::Unexpected{fault};
 
   ring.available_ = {static_cast<std::uint16_t>(setup.base & index_mask),
@@ -218,6 +219,7 @@ void PackedRing::show() noexcept {
   std::uint32_t slots = 0;
   for (const Given& given : batch) {
     slots += given.ticket.slots();
+    if (!accounts_) continue;
     outstanding_.release(given.ticket.id());
     if (inflight_.tracks()) inflight_.give(given.ticket.inflight());
   }

@@ -39,9 +39,7 @@ class PackedRing {
   using Cursor = BasicCursor<false>;
   using AccountedCursor = BasicCursor<true>;
   // Of each buffer is written down that it was taken: in which order, or for a successor.
-  [[nodiscard]] bool accounts() const noexcept {
-    return inflight_.tracks() || outstanding_.in_order();
-  }
+  [[nodiscard]] bool accounts() const noexcept { return accounts_; }
   void prefetch(std::size_t count) noexcept;
   void prefetch_to_read(std::size_t count) noexcept;
   void prefetch_to_write(std::size_t count, bool one_line = false) noexcept;
@@ -133,7 +131,7 @@ class PackedRing {
   std::uint32_t held_slots_ = 0;  // between the two
   // How far descriptors, and the buffers' beginnings, were asked for ahead.
   PackedPlace asked_descriptors_, asked_buffers_;
-  bool event_index_ = false, indirect_ = false, notify_off_ = false;
+  bool event_index_ = false, indirect_ = false, notify_off_ = false, accounts_ = false;
   Fault fault_ = Fault::none;
   ChainHints hints_;
   Outstanding outstanding_;
@@ -174,10 +172,13 @@ class PackedRing {
 
 [[gnu::always_inline]] inline void PackedRing::give(const Ticket& ticket,
                                                     std::uint32_t bytes) noexcept {
-  outstanding_.complete(ticket, bytes, [this](const Ticket& done, std::uint32_t written) {
+  const auto put = [this](const Ticket& done, std::uint32_t written) {
     CHECK(given_count_ < size_);
     given_[given_count_++] = {done, written};
-  });
+  };
+  if (accounts_) return outstanding_.complete(ticket, bytes, put);
+  if (ticket.held()) outstanding_.let_go(ticket);
+  put(ticket, bytes);
 }
 
 // See Ring.
@@ -189,8 +190,9 @@ class PackedRing::BasicCursor {
         available_{ring.available_},
         held_{ring.held_slots_},
         given_{ring.given_count_},
+        holds_any_{ring.outstanding_.holds_any()},
         serves_{ring.fault_ == Fault::none && ring.resubmits() == 0 &&
-                (accounted || !ring.accounts())} {}
+                accounted == ring.accounts()} {}
   BasicCursor(const BasicCursor&) = delete;
   BasicCursor& operator=(const BasicCursor&) = delete;
   ~BasicCursor() {
@@ -209,7 +211,8 @@ class PackedRing::BasicCursor {
     if (!is_available(flags, available_.wrap)) return {};
     if (((flags & wire::descriptor_write) != 0) != writable) return {};
     id_ = load_once(&shared.id).host();
-    if (id_ >= ring_.size_ || ring_.outstanding_.holds(id_)) return {};
+    if (id_ >= ring_.size_) return {};
+    if ((accounted || holds_any_) && ring_.outstanding_.holds(id_)) return {};
     const auto address = load_once(&shared.address);
     const auto length = load_once(&shared.length);
     if constexpr (accounted) descriptor_ = {address, length, base::le16{id_}, base::le16{flags}};
@@ -217,10 +220,10 @@ class PackedRing::BasicCursor {
                                    flags);
   }
   [[gnu::always_inline]] Ticket take() noexcept {
-    ring_.outstanding_.hold(id_);
     ++held_;
     available_.advance(1, ring_.size_);
-    if constexpr (!accounted) return {id_, 1, 0};
+    if constexpr (!accounted) return Ticket::passing(id_);
+    ring_.outstanding_.hold(id_);
     std::uint16_t entry = 0;
     if (ring_.inflight_.tracks()) entry = ring_.inflight_.take({&descriptor_, 1});
     const Ticket ticket{id_, 1, entry};
@@ -233,7 +236,8 @@ class PackedRing::BasicCursor {
         put_used(done, written);
       });
     } else {
-      CHECK(ring_.outstanding_.holds(ticket.id()));
+      if (ticket.held()) [[unlikely]]
+        ring_.outstanding_.let_go(ticket);
       put_used(ticket, bytes);
     }
   }
@@ -249,7 +253,7 @@ class PackedRing::BasicCursor {
   std::uint16_t id_ = 0;
   wire::PackedDescriptor descriptor_{};  // of next(), for the inflight region
   std::uint32_t held_, given_;
-  const bool serves_;
+  const bool holds_any_, serves_;
 };
 
 static_assert(Ring<PackedRing>);

@@ -67,6 +67,7 @@ concept Ring = requires(R ring, Chain& chain, const Ticket& ticket, std::uint32_
   // meanwhile, so that few stores queue up behind those to lines that the driver's processor has.
   // While there is one nothing else is asked of the ring.
   // AccountedCursor is for rings that account for each buffer, Cursor for others; see with_cursor().
+  // What a Cursor took is given back before the visit ends: the ring does not hold it.
   { ring.accounts() } -> std::same_as<bool>;  // settled when the queue is started
   requires requires(typename R::AccountedCursor cursor, typename R::Cursor, bool writable) {
     // The next buffer, where it is one piece of that kind. Of no size: it is not, or there is none,
@@ -79,7 +80,8 @@ concept Ring = requires(R ring, Chain& chain, const Ticket& ticket, std::uint32_
 };
 // clang-format on
 
-// Calls `loop` with a cursor of the ring's own kind, so that a loop is made for each kind.
+// Calls `loop` with a cursor of the ring's own kind, so that a loop is made for each kind. One that
+// is not inlined has the cursor in memory.
 template <Ring R, class Loop>
 [[gnu::always_inline]] inline auto with_cursor(R& ring, const Loop& loop) noexcept {
   if (ring.accounts()) {

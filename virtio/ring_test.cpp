@@ -168,6 +168,83 @@ TEST(SplitRing, FaultsStick) {
   EXPECT_EQ(poisoned(publish_head(7)), Fault::chain_empty);
 }
 
+// A driver that goes on publishing what it published, before it sees any of it given back, does not
+// make the device give back more than the ring has places.
+TEST(SplitRing, NoVisitTakesMoreThanTheRingHas) {
+  constexpr unsigned size = 4;
+  for (const unsigned more : {1u, 2u, size}) {
+    FakeDriver driver{{.size = size}};
+    auto ring = open_ring<SplitRing>(driver);
+    while (driver.add({{FakeDriver::data_address, 1}}, {})) {
+    }
+    static_cast<void>(driver.publish());
+    std::vector<Ticket> tickets;
+    {
+      SplitRing::Cursor cursor{ring};
+      for (unsigned i = 0; i < size; ++i) {
+        ASSERT_EQ(cursor.next(false).size, 1u);
+        tickets.push_back(cursor.take());
+        if (i % 2 == 0) cursor.give(tickets.back(), 0);
+      }
+      driver.available()->index = le16{static_cast<std::uint16_t>(size + more)};
+      EXPECT_EQ(cursor.next(false).size, 0u);
+    }
+    EXPECT_EQ(SplitRing::Cursor{ring}.next(false).size, 0u);
+    const auto chain = std::make_unique<Chain>();
+    EXPECT_EQ(ring.take(*chain), Take::fault);
+    EXPECT_EQ(ring.fault(), Fault::avail_index_jump);
+    for (unsigned i = 1; i < size; i += 2) ring.give(tickets[i], 0);
+    static_cast<void>(ring.publish());
+    EXPECT_EQ(driver.used()->index.host(), size);
+  }
+}
+
+// What is given back at once may come twice; what is held may not.
+template <class R>
+void published_twice(bool packed) {
+  FakeDriver driver{{.size = 4, .packed = packed}};
+  R ring = open_ring<R>(driver);
+  const auto publish_again = [&](unsigned at) {
+    if (packed) {
+      auto& descriptor = driver.packed_ring()[at];
+      descriptor = driver.packed_ring()[0];
+      descriptor.id = le16{0};
+      descriptor.flags = le16{wire::descriptor_available};
+    } else {
+      driver.available_ring()[at] = le16{0};
+      driver.available()->index = le16{static_cast<std::uint16_t>(at + 1)};
+    }
+  };
+  ASSERT_TRUE(driver.add({{FakeDriver::data_address, 1}}, {}));
+  static_cast<void>(driver.publish());
+  publish_again(1);
+  {
+    typename R::Cursor cursor{ring};
+    for (unsigned i = 0; i < 2; ++i) {
+      ASSERT_EQ(cursor.next(false).size, 1u);
+      cursor.give(cursor.take(), 0);
+    }
+  }
+  EXPECT_EQ(ring.pending(), 2u);
+  publish_again(2);
+  const auto chain = std::make_unique<Chain>();
+  ASSERT_EQ(ring.take(*chain), Take::chain);
+  publish_again(3);
+  EXPECT_EQ(typename R::Cursor{ring}.next(false).size, 0u);
+  const Ticket held = chain->ticket();
+  EXPECT_EQ(ring.take(*chain), Take::fault);
+  EXPECT_EQ(ring.fault(), Fault::head_in_flight);
+  typename R::Cursor{ring}.give(held, 0);
+  EXPECT_EQ(ring.pending(), 3u);
+}
+
+TEST(SplitRing, WhatIsHeldIsNotTakenAgain) {
+  published_twice<SplitRing>(false);
+}
+TEST(PackedRing, WhatIsHeldIsNotTakenAgain) {
+  published_twice<PackedRing>(true);
+}
+
 TEST(PackedRing, FaultsStick) {
   const auto next = [](unsigned flags, std::uint16_t id, std::uint32_t length = 1) {
     return wire::PackedDescriptor{

@@ -75,20 +75,25 @@ inline void full_fence() noexcept {
   std::atomic_thread_fence(std::memory_order_seq_cst);
 }
 
-// Copies a 16-byte descriptor once. `from` may be at any alignment (an indirect table).
+// Copies a 16-byte descriptor once, each half of it whole.
+template <class T>
+requires(sizeof(T) == 16 && alignof(T) == 8 && std::is_trivially_copyable_v<T>)
+    [[nodiscard, gnu::always_inline]] inline T copy_once(const T* from) noexcept {
+  const auto* words = reinterpret_cast<const std::uint64_t*>(from);
+  const std::array<std::uint64_t, 2> raw{load_once(words), load_once(words + 1)};
+  return std::bit_cast<T>(raw);
+}
+// `from` may be at any alignment (an indirect table).
 template <class T>
 requires(sizeof(T) == 16 && std::is_trivially_copyable_v<T>) [[nodiscard]] inline T
-    copy_once(const std::byte* from) noexcept {
-  std::array<std::uint64_t, 2> raw;
+    copy_once_from(const std::byte* from) noexcept {
   if (reinterpret_cast<std::uintptr_t>(from) % 8 == 0) {
-    const auto* words = reinterpret_cast<const std::uint64_t*>(from);
-    raw[0] = load_once(words);
-    raw[1] = load_once(words + 1);
-  } else {
-    std::memcpy(raw.data(), from, sizeof raw);
-    std::atomic_signal_fence(std::memory_order_seq_cst);  // the copy is not repeated later
+    return copy_once(reinterpret_cast<const T*>(from));
   }
-  return std::bit_cast<T>(raw);
+  T out;
+  std::memcpy(&out, from, sizeof out);
+  std::atomic_signal_fence(std::memory_order_seq_cst);  // the copy is not repeated later
+  return out;
 }
 
 }  // namespace millrace::virtio

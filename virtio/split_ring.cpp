@@ -25,6 +25,7 @@ base::Result<SplitRing, Fault> SplitRing::open(const RingSetup& setup, const Gue
   ring.indirect_ = (setup.features & feature::indirect_desc) != 0;
   ring.given_.resize(setup.size);
   ring.outstanding_.open(setup.size, (setup.features & feature::in_order) != 0);
+  ring.accounts_ = inflight != nullptr || ring.outstanding_.in_order();
   if (const Fault fault = ring.map(memory); fault != Fault::none) return base::Unexpected{fault};
 
   const auto used = load_once(&ring.used_->index).host();
@@ -84,7 +85,7 @@ bool SplitRing::set_memory(const GuestMemory& memory) noexcept {
 
 bool SplitRing::look_again() noexcept {
   const auto index = load_acquire(&available_->index).host();
-  if (static_cast<std::uint16_t>(index - last_available_) > size_) return false;
+  if (!may_be(index, last_available_)) return false;
   cached_available_ = index;
   return true;
 }
@@ -164,17 +165,33 @@ void SplitRing::rewind(Mark mark) noexcept {
 
 void SplitRing::show() noexcept {
   if (given_count_ == 0) return;
-  const std::span<const std::uint16_t> heads{given_.data(), given_count_};
-  if (inflight_.tracks()) {
-    for (const auto head : heads) inflight_.give(head);
+  if (accounts_) {
+    const std::span<const std::uint16_t> heads{given_.data(), given_count_};
+    if (inflight_.tracks()) {
+      for (const auto head : heads) inflight_.give(head);
+    }
+    // From here on the driver may use these heads again.
+    for (const auto head : heads) outstanding_.release(head);
+    store_release(&used_->index, le16{used_next_});
+    if (inflight_.tracks()) inflight_.commit(heads, used_next_);
+  } else {
+    store_release(&used_->index, le16{used_next_});
   }
-  // From here on the driver may use these heads again.
-  for (const auto head : heads) outstanding_.release(head);
-  store_release(&used_->index, le16{used_next_});
-  if (inflight_.tracks()) inflight_.commit(heads, used_next_);
-  log_used(offsetof(wire::Used, index), sizeof(le16));
+  if (log_ != nullptr) log_given();
   unasked_ += given_count_;
   given_count_ = 0;
+}
+
+void SplitRing::log_given() noexcept {
+  const std::uint32_t first = shown() & mask_;
+  const std::uint32_t in_one_piece = std::min(given_count_, size_ - first);
+  const auto log_entries = [this](std::uint32_t at, std::uint32_t count) {
+    log_used(sizeof(wire::Used) + at * sizeof(wire::UsedElement),
+             count * sizeof(wire::UsedElement));
+  };
+  log_entries(first, in_one_piece);
+  if (in_one_piece < given_count_) log_entries(0, given_count_ - in_one_piece);
+  log_used(offsetof(wire::Used, index), sizeof(le16));
 }
 
 // §2.7.7.2 and §2.7.10. The driver stores its wish, then looks at the used index; we store the used
@@ -186,8 +203,7 @@ bool SplitRing::wants_call() noexcept {
     return (load_once(&available_->flags).host() & wire::available_no_interrupt) == 0;
   }
   const auto event = load_once(&available_ring_[size_]).host();
-  const auto shown = static_cast<std::uint16_t>(used_next_ - given_count_);
-  return static_cast<std::uint16_t>(shown - event - 1) < fresh;
+  return static_cast<std::uint16_t>(shown() - event - 1) < fresh;
 }
 
 bool SplitRing::publish() noexcept {

@@ -36,9 +36,7 @@ class SplitRing {
   using Cursor = BasicCursor<false>;
   using AccountedCursor = BasicCursor<true>;
   // Of each buffer is written down that it was taken: in which order, or for a successor.
-  [[nodiscard]] bool accounts() const noexcept {
-    return inflight_.tracks() || outstanding_.in_order();
-  }
+  [[nodiscard]] bool accounts() const noexcept { return accounts_; }
   void prefetch(std::size_t count) noexcept;
   void prefetch_to_read(std::size_t count) noexcept;
   void prefetch_to_write(std::size_t count, bool one_line = false) noexcept;
@@ -99,16 +97,26 @@ class SplitRing {
   [[nodiscard]] Take hand_out(Chain& chain, std::uint16_t head) noexcept;
   void put_used(std::uint16_t head, std::uint32_t bytes) noexcept {
     CHECK(given_count_ < size_);
-    store_used(used_next_, head, bytes);
-    given_[given_count_++] = head;
-    ++used_next_;
+    store_used(used_next_++, head, bytes);
+    if (accounts_) given_[given_count_] = head;
+    ++given_count_;
   }
   void store_used(std::uint16_t at, std::uint16_t head, std::uint32_t bytes) noexcept {
-    const std::uint32_t slot = at & mask_;
-    store_once(&used_ring_[slot].id, base::le32{head});
-    store_once(&used_ring_[slot].length, base::le32{bytes});
-    log_used(sizeof(wire::Used) + slot * sizeof(wire::UsedElement), sizeof(wire::UsedElement));
+    wire::UsedElement& element = used_ring_[at & mask_];
+    store_once(&element.id, base::le32{head});
+    store_once(&element.length, base::le32{bytes});
   }
+  // The used index that the driver sees.
+  [[nodiscard]] std::uint16_t shown() const noexcept {
+    return static_cast<std::uint16_t>(used_next_ - given_count_);
+  }
+  // Whether the driver's index can be, those before `next` being taken: there are no more buffers
+  // that were not given back, as far as it sees, than the ring has places.
+  [[nodiscard]] bool may_be(std::uint16_t index, std::uint16_t next) const noexcept {
+    const std::uint32_t held = static_cast<std::uint16_t>(next - shown());
+    return static_cast<std::uint16_t>(index - next) + held <= size_;
+  }
+  void log_given() noexcept;
   void log_used(std::uint64_t offset, std::uint64_t size) noexcept {
     if (log_ != nullptr) log_->mark(used_guest_ + offset, size);
   }
@@ -130,13 +138,13 @@ class SplitRing {
   // How far descriptors, and the buffers' beginnings, were asked for ahead.
   std::uint16_t asked_descriptors_ = 0, asked_buffers_ = 0;
   std::uint32_t unasked_ = 0;  // buffers shown since wants_call()
-  bool event_index_ = false, indirect_ = false, notify_off_ = false;
+  bool event_index_ = false, indirect_ = false, notify_off_ = false, accounts_ = false;
   Fault fault_ = Fault::none;
   ChainHints hints_;
   Outstanding outstanding_;
   SplitInflight inflight_;
-  std::vector<std::uint16_t> given_;  // the last heads before used_next_, not yet shown
-  std::uint32_t given_count_ = 0;
+  std::uint32_t given_count_ = 0;     // of the entries before used_next_, not yet shown
+  std::vector<std::uint16_t> given_;  // their heads, where each buffer is accounted for
   std::vector<std::uint16_t> resubmit_;
   std::size_t resubmit_next_ = 0;
   std::uint64_t used_guest_ = 0;  // guest address of the used ring, for the log
@@ -153,7 +161,7 @@ class SplitRing {
   const auto head = load_once(&available_ring_[last_available_ & mask_]).host();
   if (head >= size_) return fail(Fault::head_out_of_range);
   if (outstanding_.holds(head)) return fail(Fault::head_in_flight);
-  const auto first = copy_once<wire::Descriptor>(reinterpret_cast<const std::byte*>(table_ + head));
+  const auto first = copy_once(table_ + head);
   if (ChainBuilder::take_one(chain, *memory_, hints_, first.address.host(), first.length.host(),
                              first.flags.host())) [[likely]] {
     const Ticket ticket{head, 1, 0};
@@ -170,9 +178,14 @@ class SplitRing {
 
 [[gnu::always_inline]] inline void SplitRing::give(const Ticket& ticket,
                                                    std::uint32_t bytes) noexcept {
-  outstanding_.complete(ticket, bytes, [this](const Ticket& done, std::uint32_t written) {
-    put_used(done.id(), written);
-  });
+  if (accounts_) {
+    outstanding_.complete(ticket, bytes, [this](const Ticket& done, std::uint32_t written) {
+      put_used(done.id(), written);
+    });
+    return;
+  }
+  if (ticket.held()) outstanding_.let_go(ticket);
+  put_used(ticket.id(), bytes);
 }
 
 // See Ring.
@@ -183,9 +196,12 @@ class SplitRing::BasicCursor {
       : ring_{ring},
         available_{ring.last_available_},
         cached_{ring.cached_available_},
-        given_{ring.given_count_},
+        used_{ring.used_next_},
+        holds_any_{ring.outstanding_.holds_any()},
         serves_{ring.fault_ == Fault::none && ring.resubmits() == 0 &&
-                (accounted || !ring.accounts())} {}
+                accounted == ring.accounts()} {
+    if (!serves_) cached_ = available_;
+  }
   BasicCursor(const BasicCursor&) = delete;
   BasicCursor& operator=(const BasicCursor&) = delete;
   ~BasicCursor() {
@@ -193,64 +209,60 @@ class SplitRing::BasicCursor {
       ring_.outstanding_.pass(static_cast<std::uint16_t>(available_ - ring_.last_available_));
     }
     ring_.last_available_ = available_;
-    ring_.used_next_ = static_cast<std::uint16_t>(ring_.used_next_ + (given_ - ring_.given_count_));
-    ring_.given_count_ = given_;
+    ring_.given_count_ += static_cast<std::uint16_t>(used_ - ring_.used_next_);
+    ring_.used_next_ = used_;
+    CHECK(ring_.given_count_ <= ring_.size_);
   }
 
   [[nodiscard]] bool serves() const noexcept { return serves_; }
   [[nodiscard, gnu::always_inline]] Segment next(bool writable) noexcept {
-    if (!serves_) return {};
-    if (available_ == cached_) {
-      cached_ = load_acquire(&ring_.available_->index).host();
-      const auto published = static_cast<std::uint16_t>(cached_ - available_);
-      if (published == 0 || published > ring_.size_) {
-        cached_ = available_;  // nonsense is take()'s to find
-        return {};
-      }
-      ring_.cached_available_ = cached_;
-    }
+    if (available_ == cached_ && !look_again()) return {};
     head_ = load_once(&ring_.available_ring_[available_ & ring_.mask_]).host();
-    if (head_ >= ring_.size_ || ring_.outstanding_.holds(head_)) return {};
-    const auto descriptor =
-        copy_once<wire::Descriptor>(reinterpret_cast<const std::byte*>(ring_.table_ + head_));
+    if (head_ >= ring_.size_) return {};
+    if ((accounted || holds_any_) && ring_.outstanding_.holds(head_)) return {};
+    const auto descriptor = copy_once(ring_.table_ + head_);
     const auto flags = descriptor.flags.host();
     if (((flags & wire::descriptor_write) != 0) != writable) return {};
     return ChainBuilder::one_piece(*ring_.memory_, ring_.hints_, descriptor.address.host(),
                                    descriptor.length.host(), flags);
   }
   [[gnu::always_inline]] Ticket take() noexcept {
+    ++available_;
+    if constexpr (!accounted) return Ticket::passing(head_);
     const Ticket ticket{head_, 1, 0};
     ring_.outstanding_.hold(head_);
-    ++available_;
-    if constexpr (accounted) {
-      ring_.outstanding_.push(ticket);
-      if (ring_.inflight_.tracks()) ring_.inflight_.take(head_);
-    }
+    ring_.outstanding_.push(ticket);
+    if (ring_.inflight_.tracks()) ring_.inflight_.take(head_);
     return ticket;
   }
   [[gnu::always_inline]] void give(const Ticket& ticket, std::uint32_t bytes) noexcept {
     if constexpr (accounted) {
       ring_.outstanding_.complete(ticket, bytes, [this](const Ticket& done, std::uint32_t written) {
-        put_used(done.id(), written);
+        const auto at = static_cast<std::uint16_t>(used_ - ring_.shown());
+        CHECK(at < ring_.size_);
+        ring_.given_[at] = done.id();
+        ring_.store_used(used_++, done.id(), written);
       });
     } else {
-      CHECK(ring_.outstanding_.holds(ticket.id()));
-      put_used(ticket.id(), bytes);
+      if (ticket.held()) [[unlikely]]
+        ring_.outstanding_.let_go(ticket);
+      ring_.store_used(used_++, ticket.id(), bytes);
     }
   }
 
  private:
-  [[gnu::always_inline]] void put_used(std::uint16_t head, std::uint32_t bytes) noexcept {
-    CHECK(given_ < ring_.size_);
-    const std::uint32_t before = given_ - ring_.given_count_;
-    ring_.store_used(static_cast<std::uint16_t>(ring_.used_next_ + before), head, bytes);
-    ring_.given_[given_++] = head;
+  // Nonsense is take()'s to find.
+  [[nodiscard]] bool look_again() noexcept {
+    if (!serves_) return false;
+    const auto index = load_acquire(&ring_.available_->index).host();
+    if (index == available_ || !ring_.may_be(index, available_)) return false;
+    cached_ = ring_.cached_available_ = index;
+    return true;
   }
 
   SplitRing& ring_;
-  std::uint16_t available_, cached_, head_ = 0;
-  std::uint32_t given_;
-  const bool serves_;
+  std::uint16_t available_, cached_, used_, head_ = 0;
+  const bool holds_any_, serves_;
 };
 
 static_assert(Ring<SplitRing>);
