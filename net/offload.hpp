@@ -60,9 +60,9 @@ struct Acceptance {
 [[nodiscard]] virtio::wire::NetHeader describe_some(const vswitch::Offload& offload,
                                                     const Acceptance& acceptance,
                                                     std::uint16_t buffers) noexcept;
-[[nodiscard]] inline virtio::wire::NetHeader describe(const vswitch::Offload& offload,
-                                                      const Acceptance& acceptance,
-                                                      std::uint16_t buffers = 1) noexcept {
+[[nodiscard, gnu::always_inline]] inline virtio::wire::NetHeader describe(
+    const vswitch::Offload& offload, const Acceptance& acceptance,
+    std::uint16_t buffers = 1) noexcept {
   if (!offload.done() || offload.checksum_verified) {
     return describe_some(offload, acceptance, buffers);
   }
