@@ -166,7 +166,12 @@ inline std::size_t RxPort::write_with(Cursor& cursor,
     const virtio::Segment room = cursor.next(true);
     const std::uint32_t length = packet.length, head = packet.header_size;
     const auto bytes = static_cast<std::uint32_t>(size_of_header + length);
-    if (room.size < bytes) break;
+    if (room.size < bytes) {
+      if (!mergeable_ || !spread<Header>(cursor, packet, room)) break;
+      ++count;
+      sum += length;
+      continue;
+    }
     const Header header{*this, packet, 1};
     std::byte* out = room.data;
     std::memcpy(out, &header.wire, size_of_header);
@@ -188,6 +193,31 @@ inline std::size_t RxPort::write_with(Cursor& cursor,
   written_ += count;
   written_bytes_ += sum;
   return count;
+}
+
+template <class Header, class Cursor>
+bool RxPort::spread(Cursor& cursor, const Packet& packet, virtio::Segment room) noexcept {
+  constexpr std::uint32_t size_of_header = sizeof(Header::wire);
+  const auto before = cursor.place();
+  const bool logging = queue().logging();
+  std::byte* const begin = room.data;
+  Frame frame{packet};
+  std::size_t count = 0;
+  for (std::uint32_t reserve = size_of_header;; reserve = 0, room = cursor.next(true)) {
+    if (room.size <= reserve || count == buffers_max) {
+      cursor.go_back(before);
+      return false;
+    }
+    const auto copied = frame.read({room.data + reserve, room.size - reserve});
+    const auto bytes = reserve + static_cast<std::uint32_t>(copied);
+    if (logging) queue().wrote(room, bytes);
+    used_[count++] = {cursor.take(), bytes};
+    if (frame.left() == 0) break;
+  }
+  const Header header{*this, packet, static_cast<std::uint16_t>(count)};
+  std::memcpy(begin, &header.wire, size_of_header);
+  for (std::size_t i = 0; i < count; ++i) cursor.give(used_[i].ticket, used_[i].bytes);
+  return true;
 }
 
 template <class Header, class R>

@@ -105,6 +105,10 @@ class RxPort final : public virtio::QueueWorker, public vswitch::Port, public vs
   template <class Header, class Cursor>
   [[gnu::always_inline]] std::size_t write_with(
       Cursor& cursor, std::span<const vswitch::Packet* const> packets) noexcept;
+  // Puts one that goes as it is into as many buffers as it needs, of which `room` is the first.
+  // False: they do not reach, or are not usual ones; nothing was done.
+  template <class Header, class Cursor>
+  bool spread(Cursor& cursor, const vswitch::Packet& packet, virtio::Segment room) noexcept;
   [[nodiscard]] bool goes_as_it_is(const vswitch::Packet& packet) const noexcept;
   template <class Header, class R>
   void accept(R& ring, const vswitch::Packet& packet) noexcept;

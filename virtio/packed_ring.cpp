@@ -195,12 +195,17 @@ Take PackedRing::resubmit(Chain& chain) noexcept {
   return Take::chain;
 }
 
+Ticket PackedRing::take_back() noexcept {
+  const Ticket ticket = outstanding_.pop();
+  if (inflight_.tracks()) inflight_.untake(ticket.inflight());
+  outstanding_.release(ticket.id());
+  return ticket;
+}
+
 void PackedRing::rewind(Mark mark) noexcept {
   const PackedPlace to{mark.available, mark.wrap};
   while (available_ != to) {
-    const Ticket& ticket = outstanding_.pop();
-    if (inflight_.tracks()) inflight_.untake(ticket.inflight());
-    outstanding_.release(ticket.id());
+    const Ticket ticket = take_back();
     held_slots_ -= ticket.slots();
     if (available_.index < ticket.slots()) available_.wrap = !available_.wrap;
     const std::uint32_t back = available_.index + size_ - ticket.slots();

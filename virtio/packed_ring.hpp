@@ -116,6 +116,8 @@ class PackedRing {
   [[nodiscard]] Fault read_chain(ChainBuilder& builder, std::uint16_t head_flags, std::uint16_t& id,
                                  std::uint16_t& slots) noexcept;
   void put_used(PackedPlace at, const Given& given) noexcept;
+  // The buffer that was taken last was not; where it began is the caller's to know.
+  Ticket take_back() noexcept;
   void store_event(std::uint16_t offset_wrap, std::uint16_t flags) noexcept;
 
   wire::PackedDescriptor* ring_ = nullptr;
@@ -240,6 +242,18 @@ class PackedRing::BasicCursor {
         ring_.outstanding_.let_go(ticket);
       put_used(ticket, bytes);
     }
+  }
+  struct Place {
+    PackedPlace available;
+    std::uint32_t held;
+  };
+  [[nodiscard]] Place place() const noexcept { return {available_, held_}; }
+  void go_back(const Place& place) noexcept {
+    if constexpr (accounted) {
+      for (; held_ != place.held; --held_) static_cast<void>(ring_.take_back());
+    }
+    available_ = place.available;
+    held_ = place.held;
   }
 
  private:

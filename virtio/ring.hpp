@@ -76,6 +76,8 @@ concept Ring = requires(R ring, Chain& chain, const Ticket& ticket, std::uint32_
     { cursor.take() } -> std::same_as<Ticket>;  // what next() answered
     { cursor.serves() } -> std::same_as<bool>;  // false: next() answers nothing, give() is not for it
     { cursor.give(ticket, bytes) };
+    // Where it stands; and back there: what was taken since, of which nothing was given, was not.
+    { cursor.go_back(cursor.place()) };
   };
 };
 // clang-format on

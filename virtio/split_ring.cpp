@@ -152,12 +152,14 @@ Take SplitRing::hand_out(Chain& chain, std::uint16_t head) noexcept {
   return Take::chain;
 }
 
+void SplitRing::take_back() noexcept {
+  const auto head = outstanding_.pop().id();
+  if (inflight_.tracks()) inflight_.untake(head);
+  outstanding_.release(head);
+}
+
 void SplitRing::rewind(Mark mark) noexcept {
-  for (; last_available_ != mark.available; --last_available_) {
-    const auto head = outstanding_.pop().id();
-    if (inflight_.tracks()) inflight_.untake(head);
-    outstanding_.release(head);
-  }
+  for (; last_available_ != mark.available; --last_available_) take_back();
   for (; resubmit_next_ != mark.resubmitted; --resubmit_next_) {
     static_cast<void>(outstanding_.pop());  // the predecessor's mark stays in the region
   }

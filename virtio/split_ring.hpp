@@ -116,6 +116,8 @@ class SplitRing {
     const std::uint32_t held = static_cast<std::uint16_t>(next - shown());
     return static_cast<std::uint16_t>(index - next) + held <= size_;
   }
+  // The buffer that was taken last was not.
+  void take_back() noexcept;
   void log_given() noexcept;
   void log_used(std::uint64_t offset, std::uint64_t size) noexcept {
     if (log_ != nullptr) log_->mark(used_guest_ + offset, size);
@@ -248,6 +250,14 @@ class SplitRing::BasicCursor {
         ring_.outstanding_.let_go(ticket);
       ring_.store_used(used_++, ticket.id(), bytes);
     }
+  }
+
+  [[nodiscard]] std::uint16_t place() const noexcept { return available_; }
+  void go_back(std::uint16_t place) noexcept {
+    if constexpr (accounted) {
+      for (; available_ != place; --available_) ring_.take_back();
+    }
+    available_ = place;
   }
 
  private:
