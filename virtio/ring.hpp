@@ -67,7 +67,8 @@ concept Ring = requires(R ring, Chain& chain, const Ticket& ticket, std::uint32_
   // meanwhile, so that few stores queue up behind those to lines that the driver's processor has.
   // While there is one nothing else is asked of the ring.
   // AccountedCursor is for rings that account for each buffer, Cursor for others; see with_cursor().
-  // What a Cursor took is given back before the visit ends: the ring does not hold it.
+  // The ring does not hold what a Cursor took: a driver that publishes it again before it was given
+  // back is not found out, and has it served again.
   { ring.accounts() } -> std::same_as<bool>;  // settled when the queue is started
   requires requires(typename R::AccountedCursor cursor, typename R::Cursor, bool writable) {
     // The next buffer, where it is one piece of that kind. Of no size: it is not, or there is none,
