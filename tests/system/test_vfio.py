@@ -22,27 +22,29 @@ HOST_IP, GUEST_IP = "10.7.0.1", "10.7.0.2"
 POWERED_OFF, FAILED, WRONG_USAGE = 0, 1, 2
 
 
-def make_functions():
-    """Two virtual functions with addresses, bound to vfio-pci. Answers the name of the NIC whose
+def make_functions(macs=MACS):
+    """Virtual functions with these addresses, bound to vfio-pci. Answers the name of the NIC whose
     they are."""
     nic = os.listdir(f"{FUNCTIONS}/{PF}/net")[0]
     run(["ip", "link", "set", nic, "up"])
     if read(f"{FUNCTIONS}/{PF}/sriov_numvfs") == "0":
         write(f"{FUNCTIONS}/{PF}/sriov_drivers_autoprobe", "0")
-        write(f"{FUNCTIONS}/{PF}/sriov_numvfs", "2")
-        for number, mac in enumerate(MACS.values()):
+        write(f"{FUNCTIONS}/{PF}/sriov_numvfs", str(len(macs)))
+        for number, mac in enumerate(macs.values()):
             run(["ip", "link", "set", nic, "vf", str(number), "mac", mac])
         run(["ip", "addr", "add", f"{HOST_IP}/24", "dev", nic])
     wait_for("the NIC's link", lambda: read(f"/sys/class/net/{nic}/carrier") == "1", 30)
-    for address in MACS:
+    for address in macs:
         give(address, "vfio-pci")
     return nic
 
 
 class Functions(SystemTest):
+    macs = MACS
+
     def setUp(self):
         super().setUp()
-        self.nic = make_functions()
+        self.nic = make_functions(self.macs)
 
     def guest(self, *more, name="a", **keys):
         control = str(self.work / f"{name}.control")
@@ -51,10 +53,10 @@ class Functions(SystemTest):
         guest.control = control
         return guest
 
-    def take_up(self, guest, address=FIRST):
+    def take_up(self, guest, mac=MACS[FIRST]):
         """The guest's own driver on the function."""
         guest.must("modprobe igbvf")
-        nic = wait_for("the guest's NIC", lambda: guest.interface(MACS[address]), 60)
+        nic = wait_for("the guest's NIC", lambda: guest.interface(mac), 60)
         guest.must(f"ip addr replace {GUEST_IP}/24 dev {nic}; ip link set {nic} up")
         return nic
 

@@ -1,12 +1,16 @@
-"""A guest's memory from the host's pools of huge pages, that which is added while it runs too. The
-pools are made when the machine starts, so all of it runs in the virtual host."""
+"""A guest's memory from the host's pools of huge pages, that which is added while it runs too, and
+what an IOMMU makes of it. The pools are made when the machine starts, so all of it runs in the
+virtual host, whose emulated IOMMU traces what it translates."""
 
 import os
+import re
 import sys
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from tests.rig import inside
+import test_vfio
+from tests.rig import inside, settings
 from tests.rig.case import SystemTest
 from tests.rig.daemon import Daemon
 from tests.rig.process import wait_for
@@ -15,6 +19,7 @@ from tests.rig.vmm import Vmm
 
 POWERED_OFF = 0
 GIB_PAGES, MIB_PAGES = 2, 256  # of 1 GiB, of 2 MiB
+TRACE = os.path.join(settings.build_folder(), "pages.trace")
 POOLS = f"hugepagesz=1G hugepages={GIB_PAGES} hugepagesz=2M hugepages={MIB_PAGES}"
 
 
@@ -93,5 +98,63 @@ class Pages(SystemTest):
         self.assertEqual(guest.stop(), POWERED_OFF)
 
 
+class Iommu(test_vfio.Functions):
+    """The entries of the IOMMU's tables that a function's DMA went by while its guest used it.
+    Second-level entries of Intel's: VT-d specification, 9.8."""
+
+    LARGE, FRAME = 1 << 7, (1 << 52) - (1 << 12)
+    GIB, MIB = 1 << 30, 1 << 20
+    macs = {"0000:01:10.0": "52:54:00:00:07:02", "0000:01:10.2": "52:54:00:00:07:03",
+            "0000:01:10.4": "52:54:00:00:07:04"}
+
+    def use_memory(self, address, memory, *pages):
+        """Boots a guest whose memory is of such pages, and has it talk through that function."""
+        guest = self.guest("--vfio", address, *pages, name=address[-1])
+        guest.command[guest.command.index("--memory") + 1] = memory
+        guest.start()
+        self.take_up(guest, self.macs[address])
+        self.ping(guest)
+        for size in (100, 1400, 8000):
+            guest.must(f"ping -c 10 -i 0.05 -s {size} {test_vfio.HOST_IP}")
+        self.assertEqual(guest.stop(), POWERED_OFF)
+
+    def translations(self):
+        """By function: {entry: the 2 MiB that it was used for}. To be asked once: the virtual
+        host's view of the file does not grow after that."""
+        time.sleep(1)  # the trace is another machine's file
+        names = {f"0x{0x100 + (int(each[8:10], 16) << 3) + int(each[-1]):x}": each
+                 for each in self.macs}
+        out = {each: {} for each in self.macs}
+        with open(TRACE, errors="replace") as file:
+            for sid, iova, entry in re.findall(
+                    r"sid (0x\w+) iova (0x\w+) slpte (0x\w+)", file.read()):
+                if sid in names:
+                    blocks = out[names[sid]].setdefault(int(entry, 16), set())
+                    blocks.add(int(iova, 16) // (2 * self.MIB))
+        return out
+
+    def test_pages(self):
+        """A guest on a page of 1 GiB is one entry of the IOMMU's, on pages of 2 MiB one entry for
+        each; on the host's ordinary pages there are smaller ones."""
+        on_gib, on_mib, on_any = self.macs
+        self.use_memory(on_gib, "1024M", "--pages", "1G")
+        self.use_memory(on_mib, "256M", "--pages", "2M")
+        self.use_memory(on_any, "256M")
+        seen = self.translations()
+        self.report({address: f"{len(entries)} entries for "
+                     f"{len(set().union(*entries.values()))} times 2 MiB"
+                     for address, entries in seen.items()})
+        ((entry, blocks),) = seen[on_gib].items()
+        self.assertTrue(entry & self.LARGE)
+        self.assertEqual((entry & self.FRAME) % self.GIB, 0)
+        self.assertGreater(len(blocks), 1)
+        self.assertGreater(len(seen[on_mib]), 1)
+        for entry, blocks in seen[on_mib].items():
+            self.assertTrue(entry & self.LARGE)
+            self.assertEqual(((entry & self.FRAME) % (2 * self.MIB), len(blocks)), (0, 1))
+        self.assertGreater(len([each for each in seen[on_any] if not each & self.LARGE]), 1)
+
+
 if __name__ == "__main__":
-    inside.main(memory_mb=4608, append=POOLS)
+    inside.main(("cloud", "generic"), memory_mb=4608, append=POOLS, devices=[
+        "-trace", "vtd_iotlb_page_*", "-D", TRACE])
