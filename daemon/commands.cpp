@@ -1,6 +1,7 @@
 #include "daemon/commands.hpp"
 
 #include "base/mac.hpp"
+#include "base/numa.hpp"
 #include "daemon/metrics.hpp"
 #include "daemon/section.hpp"
 #include "daemon/status.hpp"
@@ -195,17 +196,43 @@ json query_pfs(Topology& topology) {
   return topology.pfs().status();
 }
 
+// nullopt: it is not given, or no address.
+std::optional<sriov::PciAddress> read_address(Section& section, const char* key) {
+  std::string pci;
+  section.text(key, pci);
+  const auto address = sriov::parse_pci_address(pci);
+  if (const auto* value = section.find(key); value != nullptr && value->text() && !address) {
+    section.problem(key, std::string{key} + " is \"" + pci + "\"; give one like \"0000:01:00.0\"");
+  }
+  return address;
+}
+
+// Without "pf": of any. "numa_node": where the guest's memory is.
+void lease_function(Topology& topology, Arguments& given, const Reply& reply) {
+  sriov::VfGuest guest;
+  guest.name = given.name("name", "\"web0\", the guest's");
+  auto& section = given.section();
+  const auto physical = read_address(section, "pf");
+  unsigned node = 0;
+  section.number("numa_node", node, 0, 1023);
+  read_vf_values(section, guest.values);
+  if (given.refused(reply)) return;
+  const int wanted = section.has("numa_node") ? static_cast<int>(node) : base::any_node;
+  auto lent = topology.lend_function(guest, physical, wanted);
+  if (!lent) return reply(refused(lent.error()));
+  reply(json{{"name", guest.name},
+             {"pci", sriov::format(lent->address)},
+             {"index", lent->index},
+             {"iommu_group", lent->group ? json(*lent->group) : json{}},
+             {"numa_node", lent->node == base::any_node ? json{} : json(lent->node)}});
+}
+
 // Without "pci": all of them. "all": values that are as they should be are written, too.
 void apply_pf(Topology& topology, Arguments& given, const Reply& reply) {
-  std::string pci;
   bool all = false;
   auto& section = given.section();
-  section.text("pci", pci);
+  const auto address = read_address(section, "pci");
   section.flag("all", all);
-  const auto address = sriov::parse_pci_address(pci);
-  if (const auto* value = section.find("pci"); value != nullptr && value->text() && !address) {
-    section.problem("pci", "pci is \"" + pci + "\"; give one like \"0000:01:00.0\"");
-  }
   if (given.refused(reply)) return;
   auto done = topology.pfs().apply(address, all);
   if (!done) return reply(refused(done.error()));
@@ -272,6 +299,8 @@ qmp::CommandTable make_commands(Topology& topology, std::function<void()> quit) 
   add("move-queue", move_queue);
   add("port-flush", flush_port);
   add("pf-apply", apply_pf);
+  add("function-lease", lease_function);
+  add("function-return", remover(&Topology::return_function));
   table.add("quit", [quit = std::move(quit)](const json& arguments, const Reply& reply) {
     if (!arguments.empty()) return reply(refuse("quit takes no arguments"));
     reply(json::object());

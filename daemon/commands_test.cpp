@@ -104,6 +104,25 @@ TEST_F(CommandsTest, AMoveSaysWhatAReactorIs) {
   }
 }
 
+TEST_F(CommandsTest, AGuestsFunctionThatCannotBeIsRefused) {
+  const auto lease = [this](const json& more) {
+    json arguments{{"name", "web0"}};
+    arguments.update(more);
+    return said("function-lease", arguments);
+  };
+  EXPECT_EQ(lease({{"name", ""}}),
+            "function-lease: name is empty; give name = \"web0\", the guest's");
+  EXPECT_EQ(lease({{"pf", "eth0"}}),
+            "function-lease: pf is \"eth0\"; give one like \"0000:01:00.0\"");
+  EXPECT_EQ(lease({{"qos", 3}}),
+            "function-lease: qos is of a VLAN, and there is none; give vlan, too");
+  EXPECT_THAT(lease({{"numa_node", "near"}}), HasSubstr("numa_node is text"));
+  EXPECT_EQ(lease(json::object()), "guest web0: no VF is free: there is no [[pf]]");
+  EXPECT_THAT(lease({{"pf", "0000:01:00.0"}}),
+              HasSubstr("guest web0: there is no [[pf]] with pci"));
+  EXPECT_EQ(said("function-return", {{"name", "web0"}}), "there is no function of a guest web0");
+}
+
 // The daemon's own listeners are descriptors, too.
 TEST_F(CommandsTest, ADescriptorCannotBeNamedAtRunTime) {
   const base::Fd own{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};

@@ -126,6 +126,8 @@ void read_console_port(Section& section, guest::PortSettings& port);
 [[nodiscard]] UplinkEntry read_uplink(const Value& table, const std::string& title,
                                       Problems& problems);
 [[nodiscard]] PfEntry read_pf(const Value& table, const std::string& title, Problems& problems);
+// What a virtual function shall be set to: the keys of [[pf.vf]] but its index.
+void read_vf_values(Section& section, sriov::VfValues& values);
 [[nodiscard]] MirrorEntry read_mirror(const Value& table, const std::string& title,
                                       Problems& problems);
 // Mirrors of what is not there, and those that cannot be there together.

@@ -57,22 +57,30 @@ void read_switch(Section& section, const char* key, std::optional<Switch>& out) 
   if (section.has(key)) out = value;
 }
 
-sriov::VfWish read_vf(const Value& table, const std::string& title, Problems& problems) {
-  sriov::VfWish out;
-  Section section{members(table, title, problems), table.at(), title, problems};
-  section.require("index", "0");
-  section.number("index", out.index, 0, vf_index_max);
-  read_mac(section, out.values);
-  read_vlan(section, out.values);
-  read_rate(section, out.values);
-  read_switch(section, "spoof_check", out.values.spoof_check);
-  read_switch(section, "trust", out.values.trust);
+}  // namespace
+
+void read_vf_values(Section& section, sriov::VfValues& values) {
+  read_mac(section, values);
+  read_vlan(section, values);
+  read_rate(section, values);
+  read_switch(section, "spoof_check", values.spoof_check);
+  read_switch(section, "trust", values.trust);
   auto link = sriov::LinkState::automatic;
   section.choice<sriov::LinkState>("link", link,
                                    {{"auto", sriov::LinkState::automatic},
                                     {"on", sriov::LinkState::on},
                                     {"off", sriov::LinkState::off}});
-  if (section.has("link")) out.values.link = link;
+  if (section.has("link")) values.link = link;
+}
+
+namespace {
+
+sriov::VfWish read_vf(const Value& table, const std::string& title, Problems& problems) {
+  sriov::VfWish out;
+  Section section{members(table, title, problems), table.at(), title, problems};
+  section.require("index", "0");
+  section.number("index", out.index, 0, vf_index_max);
+  read_vf_values(section, out.values);
   section.finish();
   return out;
 }

@@ -22,11 +22,7 @@ namespace {
 constexpr std::size_t functions_max = 4096;
 constexpr std::uint64_t mbits_max = 0xffffffff;
 
-json json_of_function(const ChangedVf& changed) {
-  const auto& before = changed.before;
-  json out = {{"physical", sriov::format(changed.physical)},
-              {"index", changed.index},
-              {"function", sriov::format(changed.function)}};
+void write_values(json& out, const sriov::VfValues& before) {
   if (before.mac) out["mac"] = base::format_mac(*before.mac);
   if (before.vlan) {
     out["vlan"] = before.vlan->id;
@@ -40,6 +36,18 @@ json json_of_function(const ChangedVf& changed) {
   if (before.spoof_check) out["spoof_check"] = before.spoof_check->on;
   if (before.trust) out["trust"] = before.trust->on;
   if (before.link) out["link"] = static_cast<std::uint32_t>(*before.link);
+}
+
+json json_of_function(const ChangedVf& changed) {
+  json out = {{"physical", sriov::format(changed.physical)},
+              {"index", changed.index},
+              {"function", sriov::format(changed.function)}};
+  write_values(out, changed.before);
+  if (changed.guest) {
+    out["guest"] = changed.guest->name;
+    out["set"] = json::object();
+    write_values(out["set"], changed.guest->values);
+  }
   return out;
 }
 
@@ -68,8 +76,11 @@ void read_values(qmp::Arguments& said, sriov::VfValues& before) {
   }
 }
 
-base::Result<ChangedVf> function_of(const json& entry) {
-  if (!entry.is_object()) return base::fail("a function is no object");
+base::Result<ChangedVf> function_of(const json& all) {
+  if (!all.is_object()) return base::fail("a function is no object");
+  auto entry = all;
+  const auto set = entry.value("set", json{});
+  entry.erase("set");
   qmp::Arguments said{entry, "a function"};
   const auto physical = sriov::parse_pci_address(said.text("physical"));
   const auto function = sriov::parse_pci_address(said.text("function"));
@@ -77,7 +88,16 @@ base::Result<ChangedVf> function_of(const json& entry) {
   ChangedVf out;
   read_values(said, out.before);
   if (!physical || !function || !index) said.wrong("a function without its place");
+  if (const auto guest = said.optional_text("guest")) {
+    out.guest = sriov::VfGuest{*guest, {}};
+    if (guest->empty() || !set.is_object()) said.wrong("a guest's function without its settings");
+  }
   if (const auto line = said.finish(); !line.empty()) return base::fail(line);
+  if (out.guest) {
+    qmp::Arguments its{set, "a guest's function"};
+    read_values(its, out.guest->values);
+    if (const auto line = its.finish(); !line.empty()) return base::fail(line);
+  }
   out.physical = *physical;
   out.function = *function;
   out.index = static_cast<unsigned>(*index);
@@ -106,7 +126,8 @@ base::Result<std::vector<ChangedVf>> take_kept_functions(const std::string& path
   const auto bad = [&](const std::string& why) {
     return base::fail(path + ": " + why +
                       "; the settings of virtual functions that a daemon before this one changed "
-                      "stay as they are: look at them (millctl pfs), and remove the file");
+                      "stay as they are, and which ones guests have is not known: look at them "
+                      "(millctl pf list), and remove the file");
   };
   std::vector<ChangedVf> out;
   std::ifstream file{path};

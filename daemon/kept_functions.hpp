@@ -1,6 +1,7 @@
 // What the daemon has changed of the virtual functions that it lent, in a file beside its control
 // socket, for the daemon that comes after a kill -9: the values before. It is written before a
-// change is made, and is gone while nothing is changed. Thread: control.
+// change is made. Which functions guests have is in it, too, for whichever daemon comes next. It is
+// gone while nothing is changed and no guest has one. Thread: control.
 #pragma once
 
 #include <string>

@@ -30,6 +30,8 @@ class KeptFunctions : public ::testing::Test {
 
   std::string file;
   const sriov::ChangedVf first{{0, 1, 0, 0}, 0, {0, 1, 0x10, 0}, {.mac = sriov::Mac{}}};
+  const sriov::ChangedVf guests{
+      {0, 1, 0, 0}, 1, {0, 1, 0x10, 2}, {}, sriov::VfGuest{"web0", {.trust = sriov::Trust{true}}}};
   const sriov::ChangedVf second{{0, 1, 0, 0},
                                 3,
                                 {0, 1, 0x10, 6},
@@ -46,8 +48,8 @@ class KeptFunctions : public ::testing::Test {
 
 TEST_F(KeptFunctions, AreReadAsTheyWereWritten) {
   EXPECT_THAT(*take_kept_functions(file), IsEmpty());  // there is none yet
-  ASSERT_TRUE(keep_functions(file, {first, second}));
-  EXPECT_THAT(*take_kept_functions(file), ElementsAre(first, second));
+  ASSERT_TRUE(keep_functions(file, {first, guests, second}));
+  EXPECT_THAT(*take_kept_functions(file), ElementsAre(first, guests, second));
   ASSERT_TRUE(keep_functions(file, {second}));
   EXPECT_THAT(*take_kept_functions(file), ElementsAre(second));
   ASSERT_TRUE(keep_functions(file, {}));
@@ -64,7 +66,9 @@ TEST_F(KeptFunctions, OfAFileThatIsBadOneLineIsSaid) {
   const std::string place = R"([{"physical": "01:00.0", "function": "01:10.0", "index": 0)";
   EXPECT_EQ(refusal(place + "}]"), "");
   for (const auto* more : {R"("mac": "x")", R"("vlan": 4096)", R"("link": 3)", R"("trust": 1)",
-                           R"("min_rate": 4294967296)", R"("root": true)"}) {
+                           R"("min_rate": 4294967296)", R"("root": true)", R"("guest": "web0")",
+                           R"("guest": "", "set": {})", R"("guest": "web0", "set": {"root": 1})",
+                           R"("guest": "web0", "set": 7)"}) {
     EXPECT_NE(refusal(place + ", " + more + "}]"), "") << more;
   }
 }

@@ -66,21 +66,17 @@ void Pfs::restore(const std::string& kept) {
   const auto changed = take_kept_functions(kept);
   if (!changed) return spdlog::warn("{}", changed.error().message);
   for (const auto& each : *changed) {
-    spdlog::info("PF {}: VF {}: a daemon that was killed had changed it", format(each.physical),
-                 each.index);
+    spdlog::info("PF {}: VF {}: {}", format(each.physical), each.index,
+                 each.guest ? "guest " + each.guest->name + " has it"
+                            : "a daemon that was killed had changed it");
   }
-  pool_.restore(*changed);
-  if (!changed->empty()) {
-    if (const auto gone = keep_functions(kept, {}); !gone) {
-      spdlog::warn("{}", gone.error().message);
-    }
-  }
+  if (!changed->empty()) pool_.restore(*changed);
 }
 
-base::Result<void> Pfs::start(const std::vector<PfEntry>& entries, const std::string& kept) {
-  restore(kept);
-  if (entries.empty()) return {};
-  pool_.keep_by([kept](const auto& changed) { return keep_functions(kept, changed); });
+// First what the configuration says, without the functions that guests have: nobody changes these
+// below them. Then what was lost of theirs meanwhile, which keeps no daemon from starting: it is
+// tried again at each look.
+base::Result<void> Pfs::start_all(const std::vector<PfEntry>& entries) {
   for (const auto& entry : entries) {
     auto& unit = units_.emplace_back();
     unit.wish = entry.wish;
@@ -88,6 +84,19 @@ base::Result<void> Pfs::start(const std::vector<PfEntry>& entries, const std::st
     if (!done) return base::Unexpected{done.error()};
     pool_.manage(unit.wish.address);
   }
+  pool_.forget_lost_guests();
+  for (auto& unit : units_) {
+    if (!pool_.has_guests(unit.wish.address)) continue;
+    if (auto done = apply(unit, Mode::restore); !done) spdlog::error("{}", done.error().message);
+  }
+  return {};
+}
+
+base::Result<void> Pfs::start(const std::vector<PfEntry>& entries, const std::string& kept) {
+  pool_.keep_by([kept](const auto& changed) { return keep_functions(kept, changed); });
+  restore(kept);
+  if (auto started = start_all(entries); !started) return started;
+  if (entries.empty()) return {};
   auto watch = sriov::LinkWatch::make(loop_, calm, [this] { look(); });
   if (!watch) return base::Unexpected{watch.error()};
   watch_ = *std::move(watch);
@@ -96,7 +105,8 @@ base::Result<void> Pfs::start(const std::vector<PfEntry>& entries, const std::st
 }
 
 base::Result<sriov::Applier::Done> Pfs::apply(Unit& unit, Mode mode) {
-  auto done = applier_.apply(unit.wish, mode);
+  auto done = applier_.apply(
+      mode == Mode::change ? pool_.without_guests(unit.wish) : pool_.with_guests(unit.wish), mode);
   if (!done) {
     unit.problem = done.error().message;
     return done;
@@ -135,7 +145,7 @@ void Pfs::look() {
 void Pfs::look(Unit& unit) {
   const auto now = applier_.read(unit.wish.address);
   const auto difference =
-      now ? sriov::difference(*now, unit.wish)
+      now ? sriov::difference(*now, pool_.with_guests(unit.wish))
           : "PF " + sriov::format(unit.wish.address) + ": " + now.error().message;
   if (difference.empty()) {
     unit.problem.clear();
@@ -185,7 +195,7 @@ json Pfs::status_of(const Unit& unit, const sriov::Holders& holders) const {
            {"adopted", !unit.wish.vfs.has_value()},
            {"applied", unit.applied}};
   const auto now = applier_.read(address);
-  auto problem = now ? sriov::difference(*now, unit.wish) : now.error().message;
+  auto problem = now ? sriov::difference(*now, pool_.with_guests(unit.wish)) : now.error().message;
   if (!problem.empty() && !unit.problem.empty()) problem = unit.problem;
   out["as_configured"] = problem.empty();
   out["problem"] = problem;

@@ -36,7 +36,8 @@ class Pfs {
   Pfs& operator=(const Pfs&) = delete;
 
   // Restores what a daemon that was killed left of its settings, by the file that it kept (see
-  // kept_functions.hpp), and keeps that file from then on: `kept`. Applies the functions one after
+  // kept_functions.hpp), leaves to guests what they have by that file, and keeps it from then on:
+  // `kept`. Applies the functions one after
   // the other and keeps them from then on; stops at the first failure, whose own changes are taken
   // back.
   base::Result<void> start(const std::vector<PfEntry>& entries, const std::string& kept);
@@ -60,6 +61,7 @@ class Pfs {
   };
 
   void restore(const std::string& kept);
+  base::Result<void> start_all(const std::vector<PfEntry>& entries);
   base::Result<sriov::Applier::Done> apply(Unit& unit, sriov::Applier::Mode mode);
   void look();
   void look(Unit& unit);

@@ -266,12 +266,16 @@ void Topology::add(GuestCompanion companion, Done done) {
   done({});
 }
 
+base::Result<void> Topology::ensure_devices() {
+  if (devices_ != nullptr) return {};
+  auto devices = DeviceWorker::make(loop_);
+  if (!devices) return base::Unexpected{devices.error()};
+  devices_ = *std::move(devices);
+  return {};
+}
+
 base::Result<void> Topology::ensure_eal() {
-  if (devices_ == nullptr) {
-    auto devices = DeviceWorker::make(loop_);
-    if (!devices) return base::Unexpected{devices.error()};
-    devices_ = *std::move(devices);
-  }
+  if (auto ready = ensure_devices(); !ready) return ready;
   if (eal_ == nullptr) {
     eal_ = std::make_unique<base::Result<void>>(start_eal(dpdk_mb_, dpdk_hugepages_));
     if (*eal_) {
@@ -487,7 +491,8 @@ bool Topology::any_starting_or_stopping() const {
     }
     return false;
   };
-  return unsettled(uplinks_) || unsettled(ports_) || unsettled(disks_) || unsettled(companions_);
+  return returning_ != 0 || unsettled(uplinks_) || unsettled(ports_) || unsettled(disks_) ||
+         unsettled(companions_);
 }
 
 template <class Unit>

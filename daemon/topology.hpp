@@ -99,6 +99,12 @@ class Topology {
   base::Result<void> add_console_port(const std::string& console, const guest::PortSettings& port);
   base::Result<void> remove_console_port(const std::string& console, const std::string& port);
   void remove_uplink(const std::string& name, Done done);
+  // A virtual function for a guest that drives it itself, of one physical function or (nullopt) of
+  // any, near a NUMA node where one is free there. It stays the guest's when the daemon ends.
+  base::Result<sriov::VirtualFunction> lend_function(
+      const sriov::VfGuest& guest, const std::optional<sriov::PciAddress>& physical, int node);
+  // The guest has let go of it. It is reset and has its settings of before when `done` is told.
+  void return_function(const std::string& guest, Done done);
   // Answers the new size. `bytes` 0: as large as the file or device is now.
   base::Result<std::uint64_t> resize_disk(const std::string& name, std::uint64_t bytes);
   // Forgets the addresses learned at a port or uplink; empty: all.
@@ -166,6 +172,7 @@ class Topology {
   [[nodiscard]] base::Result<vswitch::PortId> running_port(const std::string& name) const;
   [[nodiscard]] base::Result<vswitch::MirrorConfig> resolve(const MirrorEntry& mirror) const;
   void leave_mirrors(const std::string& name);
+  base::Result<void> ensure_devices();
   base::Result<void> ensure_eal();
   // topology_uplinks.cpp
   [[nodiscard]] std::string standby_conflict(const UplinkEntry& entry) const;
@@ -209,7 +216,8 @@ class Topology {
   std::unique_ptr<guest::Reclaimer> reclaimer_;
   std::unique_ptr<blk::UringPool> rings_;
   Units<UplinkUnit> uplinks_;
-  std::unique_ptr<DeviceWorker> devices_;  // null: there was no uplink yet
+  std::unique_ptr<DeviceWorker> devices_;  // null: there was no uplink, and no function came back
+  std::size_t returning_ = 0;              // functions that guests gave back, not reset yet
   UplinkKeeper keeper_;
   Units<PortUnit> ports_;
   Units<DiskUnit> disks_;

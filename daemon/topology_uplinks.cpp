@@ -1,4 +1,4 @@
-// Topology: its uplinks, and the ports that follow them.
+// Topology: its uplinks, the ports that follow them, and functions that guests drive themselves.
 #include <algorithm>
 
 #include "base/log.hpp"
@@ -196,6 +196,36 @@ void Topology::let_go(UplinkUnit& unit, std::function<void()> done) {
     return [left, done] {
       left->lease.reset();
       done();
+    };
+  });
+}
+
+base::Result<sriov::VirtualFunction> Topology::lend_function(
+    const sriov::VfGuest& guest, const std::optional<sriov::PciAddress>& physical, int node) {
+  const auto name = "guest " + guest.name + ": ";
+  if (closing_) return base::fail(name + "the daemon is stopping");
+  auto lent = pfs_.pool().lend_to_guest(guest, {.holder = {}, .physical = physical, .node = node});
+  if (!lent) return base::fail(name + lent.error().message);
+  spdlog::info("guest {} has function {}", guest.name, sriov::format(lent->address));
+  return lent;
+}
+
+// The kernel may wait for its reset.
+void Topology::return_function(const std::string& guest, Done done) {
+  if (closing_) return done(base::fail("guest " + guest + ": the daemon is stopping"));
+  if (auto ready = ensure_devices(); !ready) return done(ready);
+  auto taken = pfs_.pool().take_from_guest(guest);
+  if (!taken) return done(base::Unexpected{taken.error()});
+  const auto left = std::make_shared<std::optional<sriov::VfLease>>(*std::move(taken));
+  const auto line = "guest " + guest + " gives back " + sriov::format((*left)->function().address);
+  spdlog::info("{}", line);
+  ++returning_;
+  devices_->run(line, [this, left, done] {
+    (*left)->reset();
+    return [this, left, done] {
+      left->reset();
+      --returning_;
+      done({});
     };
   });
 }

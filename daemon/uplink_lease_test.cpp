@@ -4,7 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "sriov/testing/fake_host.hpp"
+#include "sriov/testing/pool_test.hpp"
 
 namespace millrace::daemon {
 namespace {
@@ -12,28 +12,15 @@ namespace {
 using sriov::testing::FakeHost;
 using ::testing::Contains;
 
-class UplinkLease : public ::testing::Test {
+class UplinkLease : public sriov::testing::PoolTest {
  protected:
-  UplinkLease() { pool.manage(FakeHost::pf); }
   static UplinkEntry entry(const std::string& name) {
     UplinkEntry out;
     out.uplink.name = name;
     out.pf = FakeHost::pf;
     return out;
   }
-  unsigned lent(UplinkEntry& entry, int node) {
-    auto lease = lease_for(entry, pool, node);
-    if (!lease) {
-      ADD_FAILURE() << lease.error().message;
-      return 99;
-    }
-    leases.push_back(*std::move(lease));
-    return leases.back().function().index;
-  }
-
-  FakeHost host{4, "vfio-pci"};
-  sriov::VfPool pool{host.sysfs(), host, [](const std::string&) {}};
-  std::vector<sriov::VfLease> leases;
+  unsigned lent(UplinkEntry& entry, int node) { return take(lease_for(entry, pool, node)); }
 };
 
 TEST_F(UplinkLease, IsNearTheReactor) {

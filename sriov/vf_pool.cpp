@@ -12,11 +12,11 @@ namespace {
 
 constexpr const char* lent_driver = "vfio-pci";
 
+}  // namespace
+
 std::string name_of(const PciAddress& physical, unsigned index) {
   return "PF " + format(physical) + ": VF " + std::to_string(index);
 }
-
-}  // namespace
 
 // --- the lease ---
 
@@ -24,13 +24,15 @@ VfLease::VfLease(VfLease&& other) noexcept
     : pool_{std::exchange(other.pool_, nullptr)},
       physical_{other.physical_},
       function_{std::move(other.function_)},
-      reset_{std::move(other.reset_)} {}
+      reset_{std::move(other.reset_)},
+      claim_{std::move(other.claim_)} {}
 
 VfLease& VfLease::operator=(VfLease&& other) noexcept {
   std::swap(pool_, other.pool_);
   std::swap(physical_, other.physical_);
   std::swap(function_, other.function_);
   std::swap(reset_, other.reset_);
+  std::swap(claim_, other.claim_);
   return *this;
 }
 
@@ -59,7 +61,8 @@ VfPool::VfPool(const Sysfs& sysfs, Privileged& privileged, Warn warn)
     : sysfs_{sysfs}, privileged_{privileged}, warn_{std::move(warn)} {}
 
 VfPool::~VfPool() {
-  CHECK(leases_.empty());
+  CHECK(
+      std::ranges::all_of(leases_, [](const auto& each) { return each.second.guest.has_value(); }));
 }
 
 void VfPool::manage(const PciAddress& physical) {
@@ -176,19 +179,28 @@ base::Result<void> VfPool::set(const VfLease& lease, const Setting& setting) {
   return {};
 }
 
-void VfPool::keep() {
-  if (!keep_) return;
+base::Result<void> VfPool::write_down() {
+  if (!keep_) return {};
   std::vector<ChangedVf> changed;
   for (const auto& [key, lent] : leases_) {
-    if (lent.before == VfValues{}) continue;
-    changed.push_back({key.first, key.second, lent.address, lent.before});
+    if (lent.before == VfValues{} && !lent.guest) continue;
+    changed.push_back({key.first, key.second, lent.address, lent.before, lent.guest});
   }
-  if (const auto kept = keep_(changed); !kept) warn_(kept.error().message);
+  return keep_(changed);
+}
+
+void VfPool::keep() {
+  if (const auto kept = write_down(); !kept) warn_(kept.error().message);
 }
 
 void VfPool::restore(const std::vector<ChangedVf>& changed) {
   const auto holders = vfio_holders(sysfs_);
   for (const auto& each : changed) {
+    if (each.guest) {
+      leases_.emplace(Key{each.physical, each.index},
+                      Lent{"guest " + each.guest->name, each.function, each.before, each.guest});
+      continue;
+    }
     const auto name = name_of(each.physical, each.index);
     const auto there = read_virtual_function(sysfs_, each.physical, each.index);
     // Made anew meanwhile: it has no setting of ours.
@@ -199,6 +211,7 @@ void VfPool::restore(const std::vector<ChangedVf>& changed) {
       put_back(each.physical, each.index, each.before);
     }
   }
+  keep();
 }
 
 void VfPool::put_back(const PciAddress& physical, unsigned index, const VfValues& before) {

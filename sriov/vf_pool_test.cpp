@@ -5,7 +5,7 @@
 
 #include <thread>
 
-#include "sriov/testing/fake_host.hpp"
+#include "sriov/testing/pool_test.hpp"
 
 namespace millrace::sriov {
 namespace {
@@ -16,24 +16,7 @@ using testing::FakeHost;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-class VfPoolTest : public ::testing::Test {
- protected:
-  VfPoolTest() { pool.manage(FakeHost::pf); }
-  unsigned lent(const VfRequest& request) {
-    auto lease = pool.lease(request);
-    if (!lease) {
-      ADD_FAILURE() << lease.error().message;
-      return 99;
-    }
-    leases.push_back(*std::move(lease));
-    return leases.back().function().index;
-  }
-
-  FakeHost host{4, "vfio-pci"};
-  std::vector<std::string> warnings;
-  VfPool pool{host.sysfs(), host, [this](const std::string& line) { warnings.push_back(line); }};
-  std::vector<VfLease> leases;
-};
+using VfPoolTest = testing::PoolTest;
 
 TEST_F(VfPoolTest, LendsEachOnceNearFirst) {
   // the fake's even functions are on node 0, the odd ones on node 1

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <utility>
 
+#include "daemon/ctl/arguments.hpp"
 #include "daemon/ctl/table.hpp"
 
 namespace millrace::ctl {
@@ -31,6 +32,18 @@ int apply(const Settings& settings, const PfRequest& request) {
   });
 }
 
+// Prints the function's address alone, for a VMM's command line.
+int lease(const Settings& settings, const PfRequest& request) {
+  const auto arguments = parse_arguments(request.words, "function");
+  if (!arguments) {
+    std::fprintf(stderr, "millctl: %s\n", arguments.error().message.c_str());
+    return exit_usage;
+  }
+  return ask(settings, "function-lease", *arguments, [](const json& answer) {
+    std::printf("%s\n", answer["pci"].get<std::string>().c_str());
+  });
+}
+
 std::string or_dash(const json& object, const char* key) {
   if (!object.contains(key) || object[key].is_null()) return "-";
   const auto& value = object[key];
@@ -45,11 +58,14 @@ std::string vlan_of(const json& vf) {
 }
 
 std::string user_of(const json& vf) {
-  if (const auto lent = vf.value("lent_to", ""); !lent.empty()) return lent;
+  const auto lent = vf.value("lent_to", "");
+  // Who has an uplink's open is the daemon.
+  if (!lent.empty() && !lent.starts_with("guest ")) return lent;
   for (const auto& each : vf.value("held_by", json::array())) {
-    return "process " + each["pid"].dump() + " (" + each.value("name", "") + ")";
+    return (lent.empty() ? "" : lent + ", ") + "process " + each["pid"].dump() + " (" +
+           each.value("name", "") + ")";
   }
-  return "-";
+  return lent.empty() ? "-" : lent;
 }
 
 }  // namespace
@@ -103,6 +119,22 @@ void add_pf(CLI::App& app, PfRequest& request,
   again->callback([choose, pci, &request] {
     request.given = pci->count() > 0;  // an empty address is none, not all
     choose([&request](const Settings& settings) { return apply(settings, request); });
+  });
+  auto* const lend = app.add_subcommand(
+      "lease", "Lends a virtual function to a guest that drives it itself, and prints its address");
+  lend->add_option("keys", request.words,
+                   "name=web0, the guest's; where wanted pf=0000:01:00.0, numa_node=0, mac=..., "
+                   "vlan=... and the other keys of [[pf.vf]]")
+      ->required();
+  lend->callback([choose, &request] {
+    choose([&request](const Settings& settings) { return lease(settings, request); });
+  });
+  auto* const back = app.add_subcommand("return", "Takes a guest's function back, and resets it");
+  back->add_option("guest", request.guest)->required();
+  back->callback([choose, &request] {
+    choose([&request](const Settings& settings) {
+      return execute(settings, "function-return", {{"name", request.guest}});
+    });
   });
 }
 

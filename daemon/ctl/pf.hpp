@@ -1,4 +1,5 @@
-// The words of `millctl pf ...`: physical functions and their virtual functions.
+// The words of `millctl pf ...`: physical functions and their virtual functions; and `lease` and
+// `return`, by which a guest that drives a function itself gets and gives back one.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -16,6 +17,8 @@ struct PfRequest {
   std::string pci;
   bool given = false;  // pci is
   bool all = false;
+  std::vector<std::string> words;  // of a lease
+  std::string guest;
 };
 
 // Adds the words to `app`. The one that is given calls `choose` with what to do. `request` outlives

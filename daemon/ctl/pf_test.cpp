@@ -29,6 +29,21 @@ TEST(Pf, ListsFunctionsTheirValuesAndWhoUsesThem) {
           "process 4711 (qemu)"}));
 }
 
+TEST(Pf, SaysWhichGuestHasAFunctionAndWhoHoldsIt) {
+  json lent{{"index", 0}, {"pci", "0000:01:10.0"}, {"lent_to", "guest web0"}};
+  const auto last_of = [&lent] {
+    const json pf{{"pci", "0000:01:00.0"}, {"problem", ""}, {"vfs", json::array({lent})}};
+    const auto line = render_pfs(json::array({pf}), {}).back();
+    return line.substr(line.find("guest"));
+  };
+  EXPECT_EQ(last_of(), "guest web0");
+  lent["held_by"] = json::array({{{"pid", 4711}, {"name", "millrace-vmm"}}});
+  EXPECT_EQ(last_of(), "guest web0, process 4711 (millrace-vmm)");
+  // Who holds an uplink's is the daemon.
+  lent["lent_to"] = "uplink guest-wan";
+  EXPECT_EQ(last_of(), "guest-wan");
+}
+
 TEST(Pf, SaysWhatIsNotAsConfigured) {
   const json pf{{"pci", "0000:01:00.0"},
                 {"adopted", true},

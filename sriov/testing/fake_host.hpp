@@ -31,6 +31,7 @@ class FakeHost final : public Privileged {
   void link_to(const std::string& path, const std::string& target);
   // A process that has a function's group open: seen in /proc, and one that is not.
   void hold(unsigned index, int pid, const std::string& name);
+  void let_go(int pid) { remove("proc/" + std::to_string(pid)); }
   void hold_unseen(unsigned index) { unseen_.insert(group(index)); }
   // The function has a network interface of the host's, which is up.
   void netdev_up(unsigned index, const std::string& name);

@@ -63,7 +63,7 @@ class Commands(ControlTest):
             "query-companions", "rng-add", "rng-remove", "console-add", "console-remove",
             "console-port-add", "console-port-remove", "balloon-add", "balloon-remove",
             "balloon-resize", "mem-add", "mem-remove", "mem-resize", "query-pfs", "pf-apply",
-            "query-mirrors", "mirror-add", "mirror-remove"})
+            "query-mirrors", "mirror-add", "mirror-remove", "function-lease", "function-return"})
 
     def test_arguments_that_are_not_wanted(self):
         for each in self.ask("query-commands"):

@@ -1,6 +1,7 @@
 """Functions of the host that a stock guest drives itself: a virtual function of an igb NIC, made by
 hand, with the guest's own igbvf driver on it."""
 
+import json
 import os
 import re
 import sys
@@ -10,6 +11,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 
 from tests.rig import inside, settings
 from tests.rig.case import SystemTest, long
+from tests.rig.daemon import Daemon
 from tests.rig.pci import FUNCTIONS, bind, driver_of, give, read, write
 from tests.rig.process import run, wait_for
 from tests.rig.qmp import Qmp, QmpError
@@ -148,6 +150,103 @@ class Passthrough(Functions):
             qmp("cont")
         guest.must("true")
         self.assertEqual(guest.stop(), POWERED_OFF)
+
+
+class Leased(Functions):
+    """A guest drives a function that the daemon's pool lends it."""
+
+    MAC = "52:54:00:00:07:aa"
+
+    def setUp(self):
+        super().setUp()
+        self.daemon = Daemon(self.work)
+        self.daemon.tables.append(("pf", {"pci": PF}))
+        self.kept = f"{self.daemon.control}.functions"
+
+    def kernel(self):
+        """What the kernel says of the functions."""
+        shown = run(["ip", "-json", "-details", "link", "show", self.nic]).stdout
+        return json.loads(shown)[0]["vfinfo_list"]
+
+    def lent(self):
+        return [each["lent_to"] for each in self.daemon.ask("query-pfs")[0]["vfs"]]
+
+    def check_return_refused(self, guest):
+        done = self.daemon.millctl("return", "web0", check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(f"PF {PF}: VF 0 ({FIRST}) of guest web0 is held by process "
+                      f"{guest.process.pid} (millrace-vmm); end it first", done.stdout)
+
+    def check_still_there(self, guest):
+        """By a daemon that has just been started."""
+        self.assertEqual(self.lent(), ["guest web0", ""])
+        self.assertEqual(self.kernel()[0]["address"], self.MAC)
+        self.assertRegex(self.daemon.millctl("pf", "list").stdout,
+                         rf"{FIRST} .*guest web0, process {guest.process.pid} \(millrace-vmm\)")
+        self.check_return_refused(guest)
+        self.ping(guest)
+
+    def test_outlives_the_daemon(self):
+        """The function has the lease's address, and stays the guest's while daemons are killed,
+        come again, and end; it comes back reset, as it was."""
+        before = self.kernel()
+        self.use(self.daemon)
+        address = self.daemon.millctl("lease", "name=web0", f"pf={PF}", f"mac={self.MAC}",
+                                      "max_rate=500").stdout.strip()
+        self.assertEqual(address, FIRST)
+        self.assertEqual(driver_of(FIRST), "vfio-pci")
+        (function,) = [each for each in self.kernel() if each["address"] == self.MAC]
+        self.assertEqual(function["rate"]["max_tx"], 500)
+        guest = self.guest("--vfio", address).start()
+        nic = self.take_up(guest, self.MAC)
+        self.ping(guest)
+        changes = guest.must(f"cat /sys/class/net/{nic}/carrier_changes")
+        guest.must(f"ping -i 0.2 {HOST_IP} >/tmp/pings 2>&1 & echo $! >/tmp/pings.pid")
+        self.daemon.kill9()
+        self.ping(guest)
+        self.daemon.start()
+        self.check_still_there(guest)
+        self.daemon.stop()
+        self.ping(guest)
+        self.daemon.start()
+        self.check_still_there(guest)
+        said = guest.must("kill -INT $(cat /tmp/pings.pid); sleep 1; cat /tmp/pings")
+        sent, received = re.search(r"(\d+) packets transmitted, (\d+) packets rec", said).groups()
+        self.assertLessEqual(int(sent) - int(received), 1, said)
+        self.assertEqual(guest.must(f"cat /sys/class/net/{nic}/carrier_changes"), changes)
+        self.assertEqual(guest.stop(), POWERED_OFF)
+        self.check_returned(before)
+
+    def check_returned(self, before):
+        self.daemon.millctl("return", "web0")
+        self.assertEqual(self.kernel(), before)
+        self.assertEqual(self.lent(), ["", ""])
+        self.assertFalse(os.path.exists(self.kept))
+        again = self.daemon.millctl("return", "web0", check=False)
+        self.assertIn("there is no function of a guest web0", again.stdout)
+
+    def test_is_given_back_what_was_lost(self):
+        """What somebody else sets of a guest's function, the daemon sets right, while it runs and
+        when it comes again; and lends no function twice."""
+        before = self.kernel()
+        self.use(self.daemon)
+        for guest in ("web0", "web1"):
+            self.daemon.ask("function-lease", name=guest,
+                            **({"mac": self.MAC} if guest == "web0" else {}))
+        refused = self.daemon.millctl("lease", "name=web2", check=False)
+        self.assertEqual(refused.returncode, 1)
+        self.assertIn("VF 0 is lent to guest web0; ", refused.stdout)
+        with self.daemon.qmp() as qmp:
+            run(["ip", "link", "set", self.nic, "vf", "0", "mac", MACS[FIRST]])
+            told = qmp.wait_event("PF_REAPPLIED", timeout=60)["data"]
+        self.assertIn(f"VF 0: wanted is MAC {self.MAC}", told["reason"])
+        self.daemon.kill9()
+        run(["ip", "link", "set", self.nic, "vf", "0", "mac", MACS[FIRST]])
+        self.daemon.start()
+        self.assertEqual(self.kernel()[0]["address"], self.MAC)
+        self.assertEqual(self.lent(), ["guest web0", "guest web1"])
+        self.daemon.millctl("return", "web1")
+        self.check_returned(before)
 
 
 class Ordinary(Functions):
