@@ -4,7 +4,6 @@ taps."""
 
 import contextlib
 import os
-import socket
 import sys
 import time
 
@@ -14,13 +13,12 @@ from tests.rig import pcap
 from tests.rig.case import SystemTest, main
 from tests.rig.daemon import Daemon
 from tests.rig.process import wait_for
+from tests.rig.raw import raw_socket
 from tests.rig.testpmd import Testpmd
 
 GUEST, HOST = "52:54:00:00:00:0a", "02:00:00:00:00:01"
 FRAMES = 200
-ETH_P_ALL = 3
 PACKET_OUTGOING = 4
-SO_RCVBUFFORCE = 33  # past net.core.rmem_max
 
 
 def there(number):
@@ -40,10 +38,7 @@ class Wire:
         with contextlib.suppress(OSError), open(
                 f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6", "w") as file:
             file.write("1")
-        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
-        self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
-        self.socket.bind((interface, 0))
-        self.socket.setblocking(False)
+        self.socket = raw_socket(interface)
         self.seen = []
 
     def collect(self):

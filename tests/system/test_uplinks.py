@@ -3,7 +3,6 @@ round, to the byte. The guest's stand-in is DPDK's virtio driver, the host's an 
 
 import os
 import signal
-import socket
 import struct
 import sys
 import time
@@ -14,11 +13,11 @@ from tests.rig import pcap
 from tests.rig.case import RigError, SystemTest, main
 from tests.rig.daemon import Daemon
 from tests.rig.process import run, wait_for
+from tests.rig.raw import raw_socket
 from tests.rig.testpmd import Testpmd
 
 GUEST, HOST = "52:54:00:00:00:0a", "02:00:00:00:00:01"
 FRAMES = 400
-ETH_P_ALL = 3
 SOL_PACKET, PACKET_OUTGOING = 263, 4
 
 
@@ -47,10 +46,7 @@ class HostSide:
     """The host's end of an uplink: sends frames, and collects those that come from the guest."""
 
     def __init__(self, interface):
-        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
-        self.socket.bind((interface, 0))
-        self.socket.setblocking(False)
+        self.socket = raw_socket(interface)
         self.seen = []
 
     def __enter__(self):
