@@ -113,7 +113,7 @@ class Pinging:
     """A guest that pings all the while."""
 
     def __init__(self, guest, ip, interval=0.1):
-        self.guest, self.file = guest, f"/tmp/ping-{ip}"
+        self.guest, self.file, self.interval = guest, f"/tmp/ping-{ip}", interval
         guest.must(f"ping -i {interval} -W 1 {ip} >{self.file} 2>&1 & echo $! >{self.file}.pid")
 
     def replies(self):
@@ -123,6 +123,13 @@ class Pinging:
         """Waits for that many replies more."""
         before = self.replies()
         wait_for("more replies", lambda: self.replies() >= before + count, 90, 0.5)
+
+    def longest_silence(self):
+        """In seconds, by the numbers of the replies so far."""
+        numbers = [int(each) for each in re.findall(
+            r"seq=(\d+)", self.guest.must(f"cat {self.file}"))]
+        return max((after - before - 1 for before, after in zip(numbers, numbers[1:])),
+                   default=0) * self.interval
 
     def end(self):
         """Answers (sent, received)."""
@@ -327,10 +334,17 @@ class Guests(Failures):
 
 
 class Holdings:
-    """What the daemon holds of the machine."""
+    """What the daemon holds of the machine, and what that has of IOMMU groups."""
 
     def __init__(self, daemon):
         self.process = f"/proc/{daemon.process.pid}"
+
+    def memory(self):
+        """(mappings, kB of its own): an allocator's matter in part, so not the same to the last."""
+        with open(f"{self.process}/maps") as file:
+            mappings = len(file.readlines())
+        with open(f"{self.process}/status") as file:
+            return mappings, int(re.search(r"RssAnon:\s+(\d+)", file.read()).group(1))
 
     def __call__(self):
         held = {"descriptors": 0, "vfio": 0}
@@ -339,10 +353,17 @@ class Holdings:
                 held["descriptors"] += 1
                 held["vfio"] += "vfio" in os.readlink(f"{self.process}/fd/{name}")
         held["threads"] = len(os.listdir(f"{self.process}/task"))
+        held["groups"] = len(os.listdir("/sys/kernel/iommu_groups"))
         held["huge pages"] = int(shell("grep HugePages_Free /proc/meminfo | tr -dc 0-9"))
         with open(f"{self.process}/status") as file:
             held["locked kB"] = int(re.search(r"VmLck:\s+(\d+)", file.read()).group(1))
         return held
+
+    def settled_as(self, before):
+        """Whether it holds what it held, once what is on its way out is gone; else what it does."""
+        with contextlib.suppress(RigError):  # a connection of ours may be on its way out
+            wait_for("as much as before", lambda: self() == before, 20)
+        return self()
 
 
 def cycles(few=5):
@@ -417,9 +438,7 @@ class Standby(Failures):
             self.outwards.more(3)
             if number % 10 == 9:
                 self.report(f"{number + 1} cycles, {holdings()}")
-        with contextlib.suppress(RigError):  # a connection of ours may be on its way out
-            wait_for("as much as before", lambda: holdings() == first, 20)
-        self.assertEqual(holdings(), first)
+        self.assertEqual(holdings.settled_as(first), first)
         self.assertEqual(a.must(f"cat /sys/class/net/{a.nic}/carrier_changes"), changes,
                          "the guest lost its link, and one of the two had one all the time")
         sent, received = self.outwards.end()
