@@ -32,13 +32,15 @@ class Direct : public ::testing::TestWithParam<bool> {
   void SetUp() override {
     const auto started = daemon::start_eal(128);
     if (!started) GTEST_SKIP() << started.error().message;
-    wire = board.port(alone()), guest = board.port(alone());
+    wire = board.port(wire_config), guest = board.port(guest_config);
     board.finish([&](auto done) { board.fabric().pair(wire, guest, done); });
     side = {&board.fabric().bridge(0), &board.counters(guest)};
     nic = std::make_unique<RingNic>();
     nic->start();
-    queue = std::make_unique<EthdevQueue>(nic->queue(), board.pool().at(0),
-                                          board.fabric().bridge(0), board.counters(wire), wire);
+    auto config = nic->queue();
+    config.vlan_strip = !wire_config.trunk.empty();
+    queue = std::make_unique<EthdevQueue>(config, board.pool().at(0), board.fabric().bridge(0),
+                                          board.counters(wire), wire);
     driver = std::make_unique<FakeDriver>(virtio::testing::DriverConfig{
         .size = 64,
         .packed = GetParam(),
@@ -76,7 +78,7 @@ class Direct : public ::testing::TestWithParam<bool> {
   }
   void start() {
     board.on(0, [&] {
-      queue->tie(*port);
+      queue->tie(*port, guest_config.access_vlan);
       queue->start();
     });
   }
@@ -129,7 +131,7 @@ class Direct : public ::testing::TestWithParam<bool> {
   // True: it came, to a buffer of the guest's. All frames are numbered.
   bool receive() {
     std::byte* at = nullptr;
-    board.wait([&] { return (at = nic->frame(bytes_of(sent), sent % 2 == 0)) != nullptr; });
+    board.wait([&] { return (at = nic->frame(bytes_of(sent), sent % 2 == 0, tag)) != nullptr; });
     ++sent;
     return lies_in_guest(at);
   }
@@ -168,6 +170,8 @@ class Direct : public ::testing::TestWithParam<bool> {
     EXPECT_EQ(nic->at_home(), 0u);
   }
 
+  PortConfig wire_config = alone(), guest_config = alone();
+  std::optional<std::uint16_t> tag;  // of the frames that come
   Switchboard board;
   PortId wire = no_port, guest = no_port;
   net::SwitchSide side;
@@ -378,6 +382,133 @@ TEST_P(Direct, WhatIsNoFrameTakesItsBufferAlong) {
   EXPECT_EQ(board.counters(wire).drop_malformed.get(), 1u);
   receive();
   find(1);
+}
+
+// The wire has tags, which the device takes off, and the guest is in one of its VLANs.
+struct DirectVlan : Direct {
+  DirectVlan() {
+    wire_config.trunk = {10, 20};
+    guest_config.access_vlan = 10;
+    tag = 0x600a;
+  }
+  // What is not the guest's takes a buffer of the guest's along.
+  void is_dropped(const Bytes& frame, std::optional<std::uint16_t> its) {
+    const auto before = board.counters(wire).drop_vlan.get();
+    ASSERT_NE(nic->frame(frame, false, its), nullptr);
+    std::optional<virtio::testing::Used> used;
+    board.wait([&] { return (used = driver->poll()).has_value(); });
+    EXPECT_EQ(used->length, 0u);
+    EXPECT_EQ(board.counters(wire).drop_vlan.get(), before + 1);
+    post(1);
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Formats, DirectVlan, ::testing::Bool(),
+                         [](const auto& format) { return format.param ? "Packed" : "Split"; });
+
+TEST_P(DirectVlan, FramesOfItsVlanAreReceivedWithoutACopy) {
+  post(64);
+  start();
+  until_all_lie_in_guest();
+  for (unsigned i = 0; i < 40; ++i) {
+    EXPECT_TRUE(receive());
+    find(1, 1);
+  }
+  EXPECT_EQ(figures().copied_begun.get(), std::uint64_t{RingNic::ring});
+  EXPECT_EQ(figures().zero_copy_packets.get(), 40u);
+  EXPECT_EQ(figures().copied_vlan.get(), 0u);
+  EXPECT_EQ(figures().untagged.get(), 40u + RingNic::ring);
+  // As the wire has them, and as the guest has them.
+  const auto count = 40u + RingNic::ring;
+  EXPECT_EQ(board.counters(wire).tx_bytes.get(), count * (frame_bytes + 4));
+  EXPECT_EQ(board.counters(guest).rx_bytes.get(), count * frame_bytes);
+  EXPECT_EQ(board.counters(wire).drop_vlan.get(), 0u);
+}
+
+TEST_P(DirectVlan, OthersFramesAreDropped) {
+  post(64);
+  start();
+  board.wait([&] { return figures().placing.get() == 1; });
+  const auto others = [&] {
+    const auto frame = bytes_of(0);
+    is_dropped(frame, 20);            // the wire's, and not the guest's
+    is_dropped(frame, 30);            // nobody's
+    is_dropped(frame, 0x2000);        // of none
+    is_dropped(frame, std::nullopt);  // the same
+    is_dropped(tagged(frame, 10, 0x88a8), std::nullopt);
+    is_dropped(tagged(frame, 20), std::nullopt);
+    is_dropped(Bytes(frame.begin(), frame.begin() + 14), std::nullopt);
+  };
+  others();  // of those that the device had our memory for
+  until_all_lie_in_guest();
+  const auto given = board.counters(guest).rx_packets.get();
+  const auto received = figures().zero_copy_packets.get();
+  others();
+  EXPECT_EQ(figures().zero_copy_packets.get(), received);
+  EXPECT_EQ(board.counters(guest).rx_packets.get(), given);
+  receive();
+  find(1, 1);
+}
+
+// As a virtual function does whose owner does not take tags off.
+TEST_P(DirectVlan, ATagThatTheDeviceLeftIsTakenOut) {
+  post(64);
+  start();
+  const auto come = [&] {
+    const auto frame = bytes_of(sent);
+    std::byte* at = nullptr;
+    board.wait([&] { return (at = nic->frame(tagged(frame, 0xe00a), sent % 2 == 0)) != nullptr; });
+    ++sent;
+    find(1, 1);
+  };
+  for (unsigned i = 0; i < RingNic::ring; ++i) come();
+  EXPECT_EQ(figures().copied_vlan.get(), 0u);
+  for (unsigned i = 0; i < 10; ++i) come();
+  EXPECT_EQ(figures().copied_vlan.get(), 10u);
+  EXPECT_EQ(figures().zero_copy_packets.get(), 0u);
+  EXPECT_EQ(figures().untagged.get(), 0u);
+}
+
+TEST_P(DirectVlan, AMirrorShowsTheTag) {
+  const PortId watcher = board.port({});
+  auto& end = board.endpoint(watcher);
+  const auto look_at = [&](PortId from, MirrorDirection direction) {
+    board.finish([&](auto done) { board.fabric().remove_mirror(watcher, done); });
+    board.finish([&](auto done) {
+      ASSERT_TRUE(board.fabric().add_mirror({{from}, watcher, direction}, done));
+    });
+    board.on(0, [&] { end.clear(); });
+  };
+  post(64);
+  start();
+  until_all_lie_in_guest();
+  for (const auto from : {wire, guest}) {
+    look_at(from, from == wire ? MirrorDirection::in : MirrorDirection::out);
+    const unsigned number = sent;
+    receive();
+    find(1, 1);
+    is_dropped(bytes_of(0), 20);
+    is_dropped(bytes_of(0), 30);
+    is_dropped(bytes_of(0), std::nullopt);
+    board.on(0, [] {});
+    // What the switch took from the wire may be nobody's.
+    ASSERT_EQ(end.received, from == wire ? 2u : 1u);
+    EXPECT_EQ(end.frame(0), tagged(bytes_of(number), 0x600a));
+    if (from == wire) {
+      EXPECT_EQ(end.frame(1), tagged(bytes_of(0), 20));
+    }
+  }
+}
+
+// Until the device has the guest's buffers, and after, frames go by the switch.
+TEST_P(DirectVlan, WhatTheSwitchCopiesIsAsWell) {
+  post(RingNic::ring - 1);
+  start();
+  for (unsigned i = 0; i < 10; ++i) receive();
+  find(10, 10);
+  EXPECT_EQ(figures().copied_few.get(), 10u);
+  ASSERT_NE(nic->frame(bytes_of(0), false, 20), nullptr);
+  board.wait([&] { return board.counters(wire).drop_vlan.get() == 1; });
+  EXPECT_FALSE(driver->poll());
 }
 
 }  // namespace

@@ -72,6 +72,20 @@ void gauge(std::string& out, const json& units, const std::string& kind, const s
          [&](const json& unit) { return unit.value(key, json{}); });
 }
 
+// What an uplink's device does by itself: 1, and what is left to software, or to nobody: 0.
+void offloads(std::string& out, const json& uplinks) {
+  constexpr const char* metric = "millrace_uplink_offload";
+  std::string samples;
+  for (const auto& uplink : uplinks) {
+    const auto all = uplink.value("offloads", json::object());
+    for (const auto& [name, whose] : all.items()) {
+      samples += std::string{metric} + "{uplink=\"" + escaped(name_of(uplink)) + "\",offload=\"" +
+                 escaped(name) + "\"} " + (whose == "device" ? "1" : "0") + "\n";
+    }
+  }
+  if (!samples.empty()) out += std::string{"# TYPE "} + metric + " gauge\n" + samples;
+}
+
 // A summary's quantiles in seconds.
 void latency(std::string& out, const json& disks) {
   constexpr const char* metric = "millrace_disk_latency_seconds";
@@ -114,6 +128,7 @@ std::string metrics_of(const json& everything) {
   const auto companions = everything.value("companions", json::array());
   gauge(out, companions, "companion", "connected");
   gauge(out, everything["uplinks"], "uplink", "link_up");
+  offloads(out, everything["uplinks"]);
   counters(out, everything["ports"], "port");
   counters(out, everything["disks"], "disk");
   counters(out, companions, "companion");

@@ -20,7 +20,11 @@ TEST(Metrics, OneFamilyForEachCounterAndOneSampleForEachUnit) {
               {"bytes", 512},
               {"counters", {{"in_flight", 2}, {"io_errors", 1}}},
               {"latency_ns", {{"p50", 1000}, {"p99", 2000}, {"p999", 3000}}}}}},
-           {"uplinks", json::array()}});
+           {"uplinks",
+            {{{"name", "wire"},
+              {"link_up", true},
+              {"offloads", {{"checksum", "device"}, {"tso", "software"}}}},
+             {{"name", "gone"}, {"link_up", false}}}}});
   EXPECT_EQ(text, R"(# TYPE millrace_info gauge
 millrace_info{version="1.2.3"} 1
 # TYPE millrace_uptime_seconds gauge
@@ -36,6 +40,12 @@ millrace_port_connected{port="web1"} 0
 millrace_disk_connected{disk="d"} 1
 # TYPE millrace_disk_bytes gauge
 millrace_disk_bytes{disk="d"} 512
+# TYPE millrace_uplink_link_up gauge
+millrace_uplink_link_up{uplink="wire"} 1
+millrace_uplink_link_up{uplink="gone"} 0
+# TYPE millrace_uplink_offload gauge
+millrace_uplink_offload{uplink="wire",offload="checksum"} 1
+millrace_uplink_offload{uplink="wire",offload="tso"} 0
 # TYPE millrace_port_rx_packets_total counter
 millrace_port_rx_packets_total{port="web\"0"} 3
 millrace_port_rx_packets_total{port="web1"} 4

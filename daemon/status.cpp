@@ -133,9 +133,11 @@ void add_direct(Topology& topology, const PortUnit& unit, json& port) {
   if (there) {
     const auto status = found->second->uplink->status();
     figures = status.direct.value_or(figures);
-    const bool vlans = vswitch::has_vlans(unit.config.device.port) ||
-                       vswitch::has_vlans(found->second->config.uplink.port);
-    if (vlans && !status.queues.empty()) tagged = status.queues.front().received;
+    const auto vlan =
+        vswitch::vlan_of_pair(unit.config.device.port, found->second->config.uplink.port);
+    const bool by_switch = !vlan || (*vlan != 0 && !status.offloads.vlan_strip);
+    tagged = figures.copied_vlan;
+    if (by_switch && !status.queues.empty()) tagged += status.queues.front().received;
   }
   port["direct_rx"] = figures.placing ? "zero_copy" : "copying";
   auto& counters = port["counters"];
@@ -282,6 +284,17 @@ void add_bond(Topology& topology, const UplinkUnit& unit, json& uplink) {
   }
 }
 
+// Whose work each is: the device's, our own, or nobody's.
+json offloads_of(const vswitch::UplinkStatus::Offloads& device) {
+  const auto whose = [](bool its, const char* other) { return its ? "device" : other; };
+  return {{"checksum", whose(device.checksum, "software")},
+          {"tso", whose(device.tso, "software")},
+          {"vlan_insert", whose(device.vlan_insert, "software")},
+          {"vlan_strip", whose(device.vlan_strip, "software")},
+          {"vlan_filter", whose(device.vlan_filter, "none")},
+          {"checksum_check", whose(device.checksum_check, "none")}};
+}
+
 json uplink_status(Topology& topology, const UplinkUnit& unit) {
   json uplink{{"name", unit.config.uplink.name}, {"device", unit.config.uplink.device}};
   if (unit.config.pf) uplink["pf"] = sriov::format(*unit.config.pf);
@@ -315,8 +328,11 @@ json uplink_status(Topology& topology, const UplinkUnit& unit) {
                       {"received", queue.received},
                       {"sent", queue.sent},
                       {"interrupts", queue.interrupts},
-                      {"joined", queue.joined}});
+                      {"joined", queue.joined},
+                      {"tagged", queue.tagged},
+                      {"untagged", queue.untagged}});
   }
+  if (!status.queues.empty()) uplink["offloads"] = offloads_of(status.offloads);
   json& driver = uplink["driver_counters"] = json::object();
   // One that is lost may not answer.
   if (!care.lost) {

@@ -41,9 +41,9 @@ void Topology::make_direct(PortUnit& port) {
   if (port.config.direct.empty()) return;
   const auto tie = [this, &port](vswitch::DirectSink& sink) {
     auto* const unit = direct_uplink(port);
-    // The switch puts tags on and takes them off.
-    if (unit == nullptr || has_vlans(port.config.device.port)) return;
-    if (!has_vlans(unit->config.uplink.port)) unit->uplink->tie(sink);
+    if (unit == nullptr) return;
+    const auto vlan = vlan_of_pair(port.config.device.port, unit->config.uplink.port);
+    if (vlan) unit->uplink->tie(sink, *vlan);
   };
   const auto untie = [this, &port](std::function<void()> done) {
     const auto found = uplinks_.find(port.config.direct);

@@ -44,7 +44,7 @@ class FakeUplink final : public vswitch::Uplink {
     attached_ = false;
     answer("detached", std::move(done));
   }
-  void tie(vswitch::DirectSink&) override {}
+  void tie(vswitch::DirectSink&, std::uint16_t) override {}
   [[nodiscard]] unsigned home() const override { return 0; }
   void untie(Elsewhere, std::function<void(const std::string&)>, Done done) override { done(); }
   void set_regions(std::shared_ptr<const vswitch::DmaRegions>, Done done) override { done(); }

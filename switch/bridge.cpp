@@ -25,7 +25,9 @@ static_assert(burst_max <= 32, "a burst is a 32-bit mask");
 }
 
 // The VLAN that an untagged or once tagged frame is going to travel in.
+template <bool apart>
 [[nodiscard]] std::uint16_t vlan_hint(const Packet& packet, std::uint16_t access) noexcept {
+  if (apart && packet.tag_apart) return packet.vlan == 0 ? access : packet.vlan;
   if (load16(packet, ethernet::addresses_size) != ethernet::customer_tag) return access;
   const std::uint16_t vlan = load16(packet, ethernet::header_size) & 0xfff;
   return vlan == 0 ? access : vlan;
@@ -47,6 +49,15 @@ Shard::Shard(base::Reactor& reactor, const MacTableConfig& config,
 }
 
 void Shard::forward(PortId ingress, std::span<Packet> packets) noexcept {
+  enter<false>(ingress, packets);
+}
+
+void Shard::forward_apart(PortId ingress, std::span<Packet> packets) noexcept {
+  enter<true>(ingress, packets);
+}
+
+template <bool apart>
+void Shard::enter(PortId ingress, std::span<Packet> packets) noexcept {
   ShardPort* from = table_->find(ingress);
   if (from == nullptr) return refuse(ingress, packets);
   const bool mirrored = (from->mirrors_in | table_->mirrors_out) != 0;
@@ -54,11 +65,11 @@ void Shard::forward(PortId ingress, std::span<Packet> packets) noexcept {
     const auto burst = packets.first(std::min(packets.size(), burst_max));
     std::uint64_t bytes = 0;
     last_.endpoint = nullptr;
-    if (burst.size() > 1 && addresses_.large()) prefetch(*from, burst);
+    if (burst.size() > 1 && addresses_.large()) prefetch<apart>(*from, burst);
     if (!mirrored) [[likely]] {
-      bytes = judge_all<false>(*from, burst);
+      bytes = judge_all<false, apart>(*from, burst);
     } else {
-      bytes = judge_all<true>(*from, burst);
+      bytes = judge_all<true, apart>(*from, burst);
       mirror(burst);
     }
     from->counters->tx_packets.add(burst.size());
@@ -69,36 +80,38 @@ void Shard::forward(PortId ingress, std::span<Packet> packets) noexcept {
   if (wake_ != 0) wake();
 }
 
-template <bool mirrors>
+template <bool mirrors, bool apart>
 std::uint64_t Shard::judge_all(ShardPort& from, std::span<Packet> packets) noexcept {
   std::uint64_t bytes = 0;
   for (unsigned at = 0; at < packets.size(); ++at) {
     bytes += packets[at].length;
-    judge<mirrors>(from, packets, at);
+    if (apart && packets[at].tag_apart) bytes += ethernet::tag_size;
+    judge<mirrors, apart>(from, packets, at);
   }
   return bytes;
 }
 
 // Asks for what the look-ups will read, but for packets of the same stations as the one before.
+template <bool apart>
 void Shard::prefetch(const ShardPort& from, std::span<const Packet> packets) noexcept {
   Stations before;
   for (const Packet& packet : packets) {
     const Stations stations{packet};
     if (stations == before) continue;
     before = stations;
-    const std::uint16_t vlan = vlan_hint(packet, from.access_vlan);
+    const std::uint16_t vlan = vlan_hint<apart>(packet, from.access_vlan);
     addresses_.prefetch(mac_key(packet.header.data(), vlan), now());
     addresses_.prefetch(mac_key(packet.header.data() + 6, vlan), now());
   }
 }
 
 // Judges packet `at`: drops and counts it, or marks it at its receivers.
-template <bool mirrors>
+template <bool mirrors, bool apart>
 void Shard::judge(ShardPort& from, std::span<Packet> packets, unsigned at) noexcept {
   Packet& packet = packets[at];
   packet.source = from.id;
   if constexpr (mirrors) wanted_[at] = 0;
-  if (!admit(from, packet)) return;
+  if (!admit<apart>(from, packet)) return;
   if (from.alone) return forward_alone<mirrors>(from, packet, at);
   const Stations stations{packet};
   if (last_.endpoint != nullptr && last_.stations == stations && last_.vlan == packet.vlan) {
@@ -149,6 +162,7 @@ bool Shard::parted(const ShardPort& from, const ShardPort* sender,
 }
 
 // Shape, offload request, reserved addresses, VLAN.
+template <bool apart>
 inline bool Shard::admit(const ShardPort& from, Packet& packet) const noexcept {
   const bool shape = packet.header_size >= ethernet::header_size &&
                      packet.header_size <= Packet::header_max &&
@@ -161,7 +175,7 @@ inline bool Shard::admit(const ShardPort& from, Packet& packet) const noexcept {
     from.counters->drop_reserved.add();
     return false;
   }
-  if (!classify_vlan(from, packet)) return false;
+  if (!classify_vlan<apart>(from, packet)) return false;
   // To whatever address: a bond's driver takes any such frame for its partner's.
   if (load16(packet, ethernet::addresses_size) == ethernet::slow_protocols) {
     from.counters->drop_reserved.add();
@@ -170,37 +184,13 @@ inline bool Shard::admit(const ShardPort& from, Packet& packet) const noexcept {
   return true;
 }
 
-// Finds the VLAN the packet travels in and takes its tag off.
-inline bool Shard::classify_vlan(const ShardPort& from, Packet& packet) const noexcept {
-  const auto type = load16(packet, ethernet::addresses_size);
-  std::uint16_t vlan = 0;
-  packet.priority = 0;
-  if (ethernet::is_tag(type)) {
-    if (packet.header_size < ethernet::header_size + ethernet::tag_size) {
-      from.counters->drop_malformed.add();
-      return false;
-    }
-    const auto control = load16(packet, ethernet::header_size);
-    vlan = control & 0xfff;
-    packet.priority = static_cast<std::uint8_t>(control >> 12);
-    // VLAN 0 is a priority alone: the frame counts as untagged.
-    const bool ours = type == ethernet::customer_tag &&
-                      (vlan == 0 || (from.trunk != nullptr && from.trunk->test(vlan)));
-    if (!ours) {
-      from.counters->drop_vlan.add();
-      return false;
-    }
-    strip_tag(packet);
-  }
-  if (vlan == 0) {
-    if (!from.takes_untagged()) {
-      from.counters->drop_vlan.add();
-      return false;
-    }
-    vlan = from.access_vlan;
-  }
-  packet.vlan = vlan;
-  return true;
+template <bool apart>
+inline bool Shard::classify_vlan(const ShardPort& from, Packet& packet) noexcept {
+  const TagOf tag = take_tag<apart>(from, packet);
+  if (tag == TagOf::ours) [[likely]]
+    return true;
+  (tag == TagOf::cut ? from.counters->drop_malformed : from.counters->drop_vlan).add();
+  return false;
 }
 
 // Checks and learns the source address.
@@ -338,13 +328,19 @@ bool Shard::send(unsigned reactor, const Packet& packet, PortId port, std::uint1
   return link.send(*pool_, packet, port, slot);
 }
 
-// Untagged receivers first; then the packets that anybody wants tagged get their tag in place.
+// Untagged receivers first, and those that put tags on by themselves; then the packets that anybody
+// else wants tagged get their tag in place.
 template <class PacketAt>
 void Shard::deliver(PacketAt packet_at) noexcept {
   std::uint32_t wanted = 0;
   for (Endpoint* e = touched_; e != nullptr; e = e->next) {
-    wanted |= e->tagged;
     deliver_to(*e, std::exchange(e->plain, 0), packet_at);
+    if (e->tagged == 0) continue;
+    if (e->port->tags_by_itself()) {
+      deliver_to(*e, std::exchange(e->tagged, 0), packet_at, true);
+    } else {
+      wanted |= e->tagged;
+    }
   }
   std::uint32_t failed = 0;
   for (std::uint32_t left = wanted; left != 0; left &= left - 1) {
@@ -365,14 +361,16 @@ void Shard::deliver_burst(std::span<Packet> packets) noexcept {
 }
 
 template <class PacketAt>
-void Shard::deliver_to(Endpoint& endpoint, std::uint32_t mask, PacketAt packet_at) noexcept {
+void Shard::deliver_to(Endpoint& endpoint, std::uint32_t mask, PacketAt packet_at,
+                       bool apart) noexcept {
   if (mask == 0) return;
   std::array<const Packet*, burst_max> packets;
   std::size_t count = 0;
   for (; mask != 0; mask &= mask - 1) {
     packets[count++] = &packet_at(static_cast<unsigned>(std::countr_zero(mask)));
   }
-  endpoint.port->deliver({packets.data(), count});
+  const std::span all{packets.data(), count};
+  apart ? endpoint.port->deliver_apart(all) : endpoint.port->deliver(all);
 }
 
 void Shard::wake() noexcept {

@@ -28,10 +28,14 @@ class Bridge : public base::Poller {
   // edit headers, views and length (VLAN tags): the source relies on completion and token only
   // afterwards.
   virtual void forward(PortId ingress, std::span<Packet> packets) noexcept = 0;
+  // The same of packets whose outermost 802.1Q tag may have been taken off by a device: it was
+  // where tag_apart says so, and is in vlan and priority. All else is as if it were in the header.
+  virtual void forward_apart(PortId ingress, std::span<Packet> packets) noexcept = 0;
   // Whether somebody wants a copy of frames that a device has written where the port that is paired
   // with `ingress` looks for them. Asked once a burst.
   [[nodiscard]] virtual bool mirrors_direct(PortId ingress) const noexcept = 0;
-  // Copies such frames to the mirrors, and nowhere else. Before their receiver hears of them.
+  // Copies such frames (as those of forward_apart()) to the mirrors, and nowhere else. Before their
+  // receiver hears of them.
   virtual void mirror_direct(PortId ingress, std::span<Packet> packets) noexcept = 0;
   // Room for the packets of one visit to a source, for whichever is being visited: with a burst for
   // each, many sources would not leave anything in the processor's caches.

@@ -3,6 +3,7 @@
 #include <rte_mbuf.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "base/check.hpp"
@@ -25,9 +26,10 @@ DirectReceive::DirectReceive(DirectPool& pool, std::uint32_t frame_max,
       regions_{regions},
       reason_{&figures_.copied_off} {}
 
-void DirectReceive::tie(DirectSink& sink) noexcept {
+void DirectReceive::tie(DirectSink& sink, std::uint16_t vlan) noexcept {
   CHECK(sink_ == nullptr && sink.taken() == 0);
   sink_ = &sink;
+  vlan_ = vlan;
   may_place_ = true;
   next_try_ = 0;
   pool_.use(this);
@@ -129,28 +131,60 @@ std::size_t DirectReceive::accept(std::span<rte_mbuf* const> frames,
 // A frame in several mbufs is longer than the device was told; each of them had a place of its own.
 void DirectReceive::give(const rte_mbuf& mbuf, PortCounters& counters) noexcept {
   std::uint32_t bytes = mbuf.pkt_len;
+  const bool stripped = vlan_ != 0 && (mbuf.ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED) != 0;
   counters.tx_packets.add();
-  counters.tx_bytes.add(bytes);
+  counters.tx_bytes.add(bytes + (stripped ? ethernet::tag_size : 0));
   if (bytes > frame_max_ || mbuf.nb_segs != 1) {
     counters.drop_too_long.add();
     bytes = 0;
   } else if (bytes < ethernet::header_size) {
     counters.drop_malformed.add();
     bytes = 0;
+  } else if (!put_in_place(mbuf, bytes)) {
+    counters.drop_vlan.add();
+    bytes = 0;
+  } else if (stripped) {
+    figures_.untagged.add();
   }
   const bool verified =
       (mbuf.ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) == RTE_MBUF_F_RX_L4_CKSUM_GOOD;
+  sink_->fill(bytes, verified);
+  for (unsigned more = 1; more < mbuf.nb_segs && out() != 0; ++more) sink_->fill(0, false);
+}
+
+// Where the guest looks for it, without its tag. False: it is of another VLAN.
+bool DirectReceive::put_in_place(const rte_mbuf& mbuf, std::uint32_t& bytes) noexcept {
+  constexpr std::size_t tag_at = ethernet::addresses_size, after = tag_at + ethernet::tag_size;
   const auto* data = rte_pktmbuf_mtod(&mbuf, const std::byte*);
-  if (DirectPool::is_at_home(mbuf)) {
-    std::memcpy(sink_->first(), data, bytes);
+  std::byte* const place = sink_->first();
+  const bool at_home = DirectPool::is_at_home(mbuf);
+  CHECK(at_home || data == place);
+  std::size_t tag = 0;  // bytes of one that is to be taken out
+  if (vlan_ != 0) {
+    unsigned control = mbuf.vlan_tci;
+    if ((mbuf.ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED) == 0) {
+      std::array<base::be16, 2> found{};  // the guest may be writing there
+      if (bytes >= after) std::memcpy(found.data(), data + tag_at, sizeof found);
+      if (found[0].host() != ethernet::customer_tag) return false;
+      control = found[1].host();
+      tag = ethernet::tag_size;
+    }
+    if ((control & 0xfff) != vlan_) return false;
+  }
+  if (at_home) std::memcpy(place, data, tag == 0 ? bytes : tag_at);
+  if (tag != 0) {
+    std::memmove(place + tag_at, data + after, bytes - after);
+    bytes -= static_cast<std::uint32_t>(tag);
+  }
+  if (at_home) {
     figures_.copied_begun.add();
+  } else if (tag != 0) {
+    figures_.copied_vlan.add();
   } else {
-    CHECK(data == sink_->first());
     figures_.zero_copy_packets.add();
     figures_.zero_copy_bytes.add(bytes);
   }
-  sink_->fill(bytes, verified);
-  for (unsigned more = 1; more < mbuf.nb_segs && out() != 0; ++more) sink_->fill(0, false);
+  return true;
 }
 
 void DirectReceive::note_copied(std::size_t count) noexcept {

@@ -28,8 +28,10 @@ class DirectReceive final : private DirectPool::Source {
   DirectReceive(DirectPool& pool, std::uint32_t frame_max,
                 const std::shared_ptr<const DmaRegions>& regions);
 
-  // `sink` has nothing taken; it is kept until untie().
-  void tie(DirectSink& sink) noexcept;
+  // `sink` has nothing taken; it is kept until untie(). With a `vlan` the wire's frames have tags,
+  // which the device takes off: those of this VLAN are the guest's, without it, and others
+  // nobody's. 0: all are, as they are.
+  void tie(DirectSink& sink, std::uint16_t vlan) noexcept;
   // Places nothing any more; what is out stays.
   void end() noexcept { placing_ = false, may_place_ = false; }
   void untie() noexcept;
@@ -61,6 +63,7 @@ class DirectReceive final : private DirectPool::Source {
     base::Counter placing;  // 1 while it does
     // Frames that the device wrote where the guest has them, and their bytes.
     base::Counter zero_copy_packets, zero_copy_bytes;
+    base::Counter untagged;  // given, and the device had taken the tag off
     // Frames that were copied, by reason.
     base::Counter copied_begun;     // it had just begun: the device had our memory for it still
     base::Counter copied_small;     // the guest's buffer does not hold the longest frame in one
@@ -68,6 +71,7 @@ class DirectReceive final : private DirectPool::Source {
     base::Counter copied_few;       // the guest offers fewer buffers than the device's ring has
     base::Counter copied_unmapped;  // the device does not reach that memory (yet)
     base::Counter copied_off;       // the queue or its frames' headers do not allow it
+    base::Counter copied_vlan;      // the device had left the tag on
     base::Counter no_buffer;        // looks that found a frame and no buffer to take its place
   };
   [[nodiscard]] const Figures& figures() const noexcept { return figures_; }
@@ -77,6 +81,7 @@ class DirectReceive final : private DirectPool::Source {
   void unplace() noexcept override;
   [[nodiscard]] DirectSink::Taken take(std::byte*& at, std::uint64_t& iova) noexcept;
   void give(const rte_mbuf& mbuf, PortCounters& counters) noexcept;
+  [[nodiscard]] bool put_in_place(const rte_mbuf& mbuf, std::uint32_t& bytes) noexcept;
 
   DirectPool& pool_;
   const std::uint32_t frame_max_;
@@ -84,6 +89,7 @@ class DirectReceive final : private DirectPool::Source {
   const std::shared_ptr<const DmaRegions>& regions_;
   DmaRegions::Hint hint_;
   DirectSink* sink_ = nullptr;
+  std::uint16_t vlan_ = 0;  // see tie()
   bool may_place_ = false, placing_ = false, waits_ = false;
   std::uint64_t placed_ = 0, next_try_ = 0;
   base::Counter* reason_;  // why it does not place

@@ -237,6 +237,7 @@ base::Result<> EthdevDevice::bring_up() {
   common_.bond = config_.bond;
   common_.pads = config_.pci || (config_.bond != BondMode::none && !any_driver(belongs_to_host));
   choose_offloads(info, conf);
+  if (auto done = choose_vlans(info, conf); !done) return done;
   if (auto done = choose_zero_copy(); !done) return done;
   if (auto done = choose_gro(info, conf); !done) return done;
   if (auto done = make_queues(); !done) return done;
@@ -250,6 +251,8 @@ base::Result<> EthdevDevice::bring_up() {
   }
   if (!done) return done;
   interrupts_ = conf.intr_conf.rxq != 0;
+  checks_ = (conf.rxmode.offloads & RTE_ETH_RX_OFFLOAD_TCP_CKSUM) != 0;
+  if (done = tell_vlans(); !done) return done;
   find_wake_descriptors();
   return hear_everybody();
 }
@@ -443,6 +446,7 @@ base::Result<> EthdevDevice::restart() {
   }
   r = rte_eth_dev_start(device_);
   if (r != 0) return base::Unexpected{error("start it again", r)};
+  if (auto done = tell_vlans(); !done) return done;
   find_wake_descriptors();
   return {};
 }
@@ -497,6 +501,12 @@ void EthdevDevice::read_status(UplinkStatus& status) const {
   rte_ether_addr address{};
   rte_eth_macaddr_get(device_, &address);
   std::memcpy(status.mac.data(), address.addr_bytes, status.mac.size());
+  status.offloads = {.checksum = common_.checksum_offload,
+                     .tso = common_.tso_offload,
+                     .vlan_insert = common_.vlan_insert,
+                     .vlan_strip = common_.vlan_strip,
+                     .vlan_filter = filters_,
+                     .checksum_check = checks_};
 }
 
 std::vector<Uplink::DriverCounter> EthdevDevice::counters() const {

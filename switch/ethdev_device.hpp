@@ -66,6 +66,10 @@ class EthdevDevice {
   [[nodiscard]] base::Result<> choose_gro(const rte_eth_dev_info& info, rte_eth_conf& conf);
   [[nodiscard]] base::Result<> make_direct_pool(std::uint16_t mtu);
   void choose_offloads(const rte_eth_dev_info& info, rte_eth_conf& conf);
+  // ethdev_vlan.cpp
+  [[nodiscard]] bool is_virtual_function() const;
+  [[nodiscard]] base::Result<> choose_vlans(const rte_eth_dev_info& info, rte_eth_conf& conf);
+  [[nodiscard]] base::Result<> tell_vlans();
   [[nodiscard]] base::Result<> make_queues();
   [[nodiscard]] base::Result<> start(const rte_eth_dev_info& info, rte_eth_conf& conf);
   [[nodiscard]] base::Result<> set_up_queue(EthdevQueueConfig& queue, const rte_eth_dev_info& info,
@@ -84,6 +88,8 @@ class EthdevDevice {
   std::vector<EthdevQueueConfig> queues_;
   std::unique_ptr<DirectPool> direct_;  // of the only queue; null: it receives into no guest
   bool plugged_ = false, interrupts_ = false;
+  bool filters_ = false;  // it gets frames of the VLANs alone that it is told
+  bool checks_ = false;   // checksums of what comes
   std::unique_ptr<Departure> departure_;
 };
 

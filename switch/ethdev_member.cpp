@@ -78,7 +78,7 @@ class EthdevMember final : public Uplink {
   }
 
   // It serves no port by itself.
-  void tie(DirectSink&) override { CHECK(false); }
+  void tie(DirectSink&, std::uint16_t) override { CHECK(false); }
   [[nodiscard]] unsigned home() const override { return 0; }
   void untie(Elsewhere, std::function<void(const std::string&)>, Done done) override { done(); }
   void set_regions(std::shared_ptr<const DmaRegions>, Done done) override { done(); }

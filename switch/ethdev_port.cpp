@@ -34,7 +34,11 @@ class EthdevUplink final : public Uplink, public Bond {
     for (const auto& lane : lanes_) {
       const auto& figures = lane.queue->figures();
       out.queues.push_back({lane.reactor, figures.received.get(), figures.sent.get(),
-                            figures.interrupts.get(), figures.joined.get()});
+                            figures.interrupts.get(), figures.joined.get(), figures.tagged.get(),
+                            figures.untagged.get()});
+      if (const auto* direct = lane.queue->direct(); direct != nullptr) {
+        out.queues.back().untagged += direct->figures().untagged.get();
+      }
     }
     if (config_.zero_copy) out.zero_copy = zero_copy();
     if (config_.direct) out.direct = direct();
@@ -184,9 +188,10 @@ class EthdevUplink final : public Uplink, public Bond {
     carry(false, [this, gone] { detach(gone); });
   }
 
-  void tie(DirectSink& sink) override {
+  void tie(DirectSink& sink, std::uint16_t vlan) override {
     CHECK(config_.direct && sink_ == nullptr);
     sink_ = &sink;
+    vlan_ = vlan;
     if (carries_) tie_lane();
   }
   [[nodiscard]] unsigned home() const override { return home_; }
@@ -204,9 +209,12 @@ class EthdevUplink final : public Uplink, public Bond {
     if (sink_ == nullptr || tied_) return;
     const auto& [reactor, owned] = lanes_.front();
     if (owned->direct() == nullptr) return;
+    if (vlan_ != 0 && !device_->queues().front().vlan_strip) return;
     tied_ = true;
-    pool_.post(
-        reactor, [queue = owned.get(), sink = sink_](base::Reactor&) { queue->tie(*sink); }, [] {});
+    const auto run = [queue = owned.get(), sink = sink_, vlan = vlan_](base::Reactor&) {
+      queue->tie(*sink, vlan);
+    };
+    pool_.post(reactor, run, [] {});
   }
 
   void halt(Elsewhere elsewhere, std::function<void(const std::string& why)> failed) {
@@ -268,6 +276,7 @@ class EthdevUplink final : public Uplink, public Bond {
       sum.copied_few += figures.copied_few.get();
       sum.copied_unmapped += figures.copied_unmapped.get();
       sum.copied_off += figures.copied_off.get();
+      sum.copied_vlan += figures.copied_vlan.get();
     }
     return sum;
   }
@@ -369,6 +378,7 @@ class EthdevUplink final : public Uplink, public Bond {
   UplinkStatus::Direct past_direct_;
   unsigned home_ = 0;  // of a direct one: the reactor of its queue, whichever device it has
   DirectSink* sink_ = nullptr;        // null: there is none
+  std::uint16_t vlan_ = 0;            // of sink_; see tie()
   bool tied_ = false;                 // the queue has it
   std::vector<Done> untied_;          // not empty: it shall go
   bool waited_ = false;               // the device was open for a while without a reader

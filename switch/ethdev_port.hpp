@@ -56,11 +56,19 @@ struct MemberState {
 };
 
 struct UplinkStatus {
+  // What its device does of what else is done here, or not at all (the last two).
+  struct Offloads {
+    bool checksum = false, tso = false;  // of what is sent
+    bool vlan_insert = false, vlan_strip = false;
+    bool vlan_filter = false;     // frames of other VLANs than the trunk's do not come
+    bool checksum_check = false;  // of what comes
+  };
   struct Queue {
     unsigned reactor = 0;
-    std::uint64_t received = 0, sent = 0;  // frames
-    std::uint64_t interrupts = 0;          // that said that frames wait
-    std::uint64_t joined = 0;              // of those received; see EthdevQueue::Figures
+    std::uint64_t received = 0, sent = 0;    // frames
+    std::uint64_t interrupts = 0;            // that said that frames wait
+    std::uint64_t joined = 0;                // of those received; see EthdevQueue::Figures
+    std::uint64_t tagged = 0, untagged = 0;  // by the device: of those sent, of those received
   };
   // What the wire got of guests' payloads; see EthdevQueue::Figures.
   struct ZeroCopy {
@@ -73,7 +81,7 @@ struct UplinkStatus {
     bool placing = false;
     std::uint64_t packets = 0, bytes = 0, no_buffer = 0;
     std::uint64_t copied_begun = 0, copied_small = 0, copied_few = 0, copied_unmapped = 0;
-    std::uint64_t copied_off = 0, copied_long = 0;
+    std::uint64_t copied_off = 0, copied_long = 0, copied_vlan = 0;
   };
   std::string name, device, driver;
   std::uint16_t mtu = 0;
@@ -81,6 +89,7 @@ struct UplinkStatus {
   std::optional<ZeroCopy> zero_copy;  // none: it is off
   std::optional<Direct> direct;       // none: it is for all ports
   Mac mac{};
+  Offloads offloads;                  // of one that has queues
   std::optional<MemberState> member;  // of a bond that has it
 };
 
@@ -147,8 +156,9 @@ class Uplink {
   virtual void set_regions(std::shared_ptr<const DmaRegions> regions, Done done) = 0;
 
   // Of a direct one: frames go into the buffers of `sink`, which is on the reactor home(), where it
-  // and the device allow; else to the switch, as those of others. Until untie().
-  virtual void tie(DirectSink& sink) = 0;
+  // and the device allow; else to the switch, as those of others. Until untie(). With a `vlan` they
+  // are those that have its tag on the wire, and come without it; 0: all, as they are.
+  virtual void tie(DirectSink& sink, std::uint16_t vlan) = 0;
   [[nodiscard]] virtual unsigned home() const = 0;
   // False: the device is given up.
   using Elsewhere = std::function<bool(Work)>;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <utility>
 
@@ -41,6 +42,7 @@ bool describe(const rte_mbuf& mbuf, Packet& packet) noexcept {
       (mbuf.ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) == RTE_MBUF_F_RX_L4_CKSUM_GOOD;
   packet.flow_hash = 0;
   packet.completion = nullptr;
+  packet.tag_apart = false;
   if (mbuf.next == nullptr) [[likely]] {
     const auto* data = rte_pktmbuf_mtod(&mbuf, const std::byte*);
     const std::uint32_t fetch = std::min<std::uint32_t>(mbuf.data_len, Packet::header_max);
@@ -184,7 +186,8 @@ void EthdevQueue::mirror_direct(std::span<rte_mbuf* const> mbufs) noexcept {
   std::size_t filled = 0;
   for (const rte_mbuf* mbuf : mbufs.first(direct_->acceptable(mbufs))) {
     // In several pieces it is too long, and dropped.
-    if (mbuf->nb_segs == 1 && describe(*mbuf, packets[filled])) ++filled;
+    if (mbuf->nb_segs != 1 || !describe(*mbuf, packets[filled])) continue;
+    take_tag(*mbuf, packets[filled++]);
   }
   bridge_.mirror_direct(port_, std::span{packets}.first(filled));
 }
@@ -192,21 +195,33 @@ void EthdevQueue::mirror_direct(std::span<rte_mbuf* const> mbufs) noexcept {
 void EthdevQueue::forward(std::span<rte_mbuf* const> mbufs) noexcept {
   auto& packets = bridge_.burst();
   std::array<Gro::Place, burst_max> places;
-  std::size_t filled = 0;
+  std::size_t filled = 0, untagged = 0;
   for (rte_mbuf* mbuf : mbufs) {
     if (!describe(*mbuf, packets[filled])) {
       counters_.drop_malformed.add();
       continue;
     }
+    take_tag(*mbuf, packets[filled]);
+    untagged += packets[filled].tag_apart ? 1 : 0;
     places[filled++] = mbuf->next == nullptr ? rte_pktmbuf_mtod(mbuf, const std::byte*) : nullptr;
   }
+  if (untagged != 0) figures_.untagged.add(untagged);
   auto all = std::span{packets}.first(filled);
   if (gro_ != nullptr && filled > 1) {
     const auto left = gro_->join(all, std::span{places}.first(filled));
     figures_.joined.add(filled - left);
     all = all.first(left);
   }
-  bridge_.forward(port_, all);
+  config_.vlan_strip ? bridge_.forward_apart(port_, all) : bridge_.forward(port_, all);
+}
+
+void EthdevQueue::take_tag(const rte_mbuf& mbuf, Packet& packet) noexcept {
+  if (!config_.vlan_strip || (mbuf.ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED) == 0) return;
+  const std::uint16_t vlan = mbuf.vlan_tci & 0xfff;
+  if (config_.vlans != nullptr && vlan != 0 && !config_.vlans->test(vlan)) return;
+  packet.tag_apart = true;
+  packet.vlan = vlan;
+  packet.priority = static_cast<std::uint8_t>(mbuf.vlan_tci >> 12);
 }
 
 // What came until now is the guest's; what comes from now on until the device is stopped is lost,
@@ -262,20 +277,26 @@ std::uint64_t EthdevQueue::sleep_ns_max() const noexcept {
 void EthdevQueue::deliver(std::span<const Packet* const> packets) noexcept {
   if (halted_) [[unlikely]]
     return counters_.drop_no_queue.add(packets.size());
-  loans_ == nullptr ? deliver_all<false>(packets) : deliver_all<true>(packets);
+  loans_ == nullptr ? deliver_all<false, false>(packets) : deliver_all<true, false>(packets);
 }
 
-template <bool lends>
+void EthdevQueue::deliver_apart(std::span<const Packet* const> packets) noexcept {
+  if (halted_) [[unlikely]]
+    return counters_.drop_no_queue.add(packets.size());
+  loans_ == nullptr ? deliver_all<false, true>(packets) : deliver_all<true, true>(packets);
+}
+
+template <bool lends, bool apart>
 void EthdevQueue::deliver_all(std::span<const Packet* const> packets) noexcept {
   for (const Packet* packet : packets) {
     const Offload& offload = packet->offload;
     if (offload.gso == Gso::none) {
-      send<lends>(*packet);
+      send<lends, apart>(*packet);
     } else if (takes_whole(offload)) {
-      send<lends>(*packet);
+      send<lends, apart>(*packet);
     } else {
       counters_.segmented.add();
-      send_segments<lends>(*packet);
+      send_segments<lends, apart>(*packet);
     }
   }
   flush();
@@ -287,13 +308,13 @@ bool EthdevQueue::takes_whole(const Offload& offload) const noexcept {
          offload.gso_size <= tso_size_max;
 }
 
-template <bool lends>
+template <bool lends, bool apart>
 void EthdevQueue::send_segments(const Packet& whole) noexcept {
   Segmenter segmenter{whole};
-  while (segmenter.next(*segment_)) send<lends>(*segment_);
+  while (segmenter.next(*segment_)) send<lends, apart>(*segment_);
 }
 
-template <bool lends>
+template <bool lends, bool apart>
 void EthdevQueue::send(const Packet& packet) noexcept {
   const Offload& offload = packet.offload;
   if (config_.mac && std::memcmp(&packet.header[6], config_.mac->data(), 6) != 0) {
@@ -302,7 +323,8 @@ void EthdevQueue::send(const Packet& packet) noexcept {
   const std::uint32_t frame = offload.gso == Gso::none
                                   ? packet.length
                                   : std::uint32_t{offload.header_length} + offload.gso_size;
-  if (frame > config_.frame_max) return counters_.drop_too_long.add();
+  const std::uint32_t tag = apart ? ethernet::tag_size : 0;
+  if (frame + tag > config_.frame_max) return counters_.drop_too_long.add();
   [[maybe_unused]] std::uint32_t receipt = Completion::refused;
   rte_mbuf* mbuf = nullptr;
   if constexpr (lends) mbuf = lend(packet, receipt);
@@ -314,6 +336,12 @@ void EthdevQueue::send(const Packet& packet) noexcept {
         rte_pktmbuf_mtod_offset(mbuf, std::byte*, offload.checksum_start + offload.checksum_offset),
         &checksum, sizeof(checksum));
     counters_.checksummed.add();
+  }
+  if constexpr (apart) {
+    mbuf->ol_flags |= RTE_MBUF_F_TX_VLAN;
+    mbuf->vlan_tci = static_cast<std::uint16_t>(packet.priority << 12 | packet.vlan);
+    apart_ |= 1u << sending_count_;
+    prepare_ = true;
   }
   if constexpr (lends) {
     lending_->of_sending[sending_count_] = {packet.completion, receipt, lending_->lent_bytes};
@@ -397,12 +425,21 @@ void EthdevQueue::flush() noexcept {
       rte_eth_tx_burst(config_.device, config_.queue, sending_.data(), ready);
   for (unsigned i = 0; i < sent; ++i) bytes += lengths[i];
   if (lending_ != nullptr) note_sent(sent, count);
+  if (apart_ != 0) note_tags(sent);
   figures_.sent.add(sent);
   counters_.rx_packets.add(sent);
   counters_.rx_bytes.add(bytes);
   if (sent == count) return;
   counters_.drop_ring_full.add(static_cast<unsigned>(count - sent));
   rte_pktmbuf_free_bulk(&sending_[sent], static_cast<unsigned>(count - sent));
+}
+
+// Of the first `sent` packets of sending_; a tag is a part of its frame, whoever puts it on.
+void EthdevQueue::note_tags(std::uint16_t sent) noexcept {
+  const std::uint64_t took = (std::uint64_t{1} << sent) - 1;
+  const auto count = static_cast<unsigned>(std::popcount(std::exchange(apart_, 0) & took));
+  figures_.tagged.add(count);
+  counters_.rx_bytes.add(count * ethernet::tag_size);
 }
 
 }  // namespace millrace::vswitch

@@ -18,6 +18,7 @@
 #include "switch/dma_regions.hpp"
 #include "switch/gro.hpp"
 #include "switch/port.hpp"
+#include "switch/vlan_set.hpp"
 #include "switch/wire_loans.hpp"
 
 struct rte_mbuf;
@@ -32,6 +33,11 @@ struct EthdevQueueConfig {
   rte_mempool* pool = nullptr;
   bool checksum_offload = false;
   bool tso_offload = false;
+  bool vlan_insert = false;  // the device puts tags on
+  // It takes them off; of these VLANs, where it is not null: tags of others were somebody else's,
+  // and such a frame is as if it had none.
+  bool vlan_strip = false;
+  std::shared_ptr<const VlanSet> vlans;
   std::uint32_t frame_max = 0;  // longest frame that the device sends, bytes
   int wake_fd = -1;             // readable when a frame waits; -1: the driver has none
   bool pads = false;            // frames are sent with at least 60 bytes
@@ -64,6 +70,8 @@ class EthdevQueue final : public base::Poller, public Port {
   void disarm() noexcept override;
   [[nodiscard]] std::uint64_t sleep_ns_max() const noexcept override;
   void deliver(std::span<const Packet* const> packets) noexcept override;
+  [[nodiscard]] bool tags_by_itself() const noexcept override { return config_.vlan_insert; }
+  void deliver_apart(std::span<const Packet* const> packets) noexcept override;
 
   // Memory that the device reaches from now on. What it replaces comes back in the argument.
   void swap_regions(std::shared_ptr<const DmaRegions>& regions) noexcept { regions_.swap(regions); }
@@ -87,8 +95,8 @@ class EthdevQueue final : public base::Poller, public Port {
   }
 
   // With a receive pool for it: frames go to `sink`, where it takes them, before they go to the
-  // switch. Until untie().
-  void tie(DirectSink& sink) noexcept { direct_->tie(sink); }
+  // switch. Until untie(). `vlan`: see DirectReceive::tie().
+  void tie(DirectSink& sink, std::uint16_t vlan = 0) noexcept { direct_->tie(sink, vlan); }
   // Nothing more is received into the sink's buffers, what is there now is taken in, and the queue
   // stops. True: the device has some of them still; then it has to be stopped, and abandon().
   [[nodiscard]] bool halt() noexcept;
@@ -101,9 +109,10 @@ class EthdevQueue final : public base::Poller, public Port {
 
   // Any thread.
   struct Figures {
-    base::Counter received, sent;  // frames
-    base::Counter joined;          // of those received, that became part of another; see Gro
-    base::Counter interrupts;      // that said that frames wait
+    base::Counter received, sent;    // frames
+    base::Counter joined;            // of those received, that became part of another; see Gro
+    base::Counter untagged, tagged;  // received without, sent with a tag, which the device did
+    base::Counter interrupts;        // that said that frames wait
     // Frames sent with their payload where it lay, the bytes of it, and those of the frames that
     // the device is done with.
     base::Counter zero_copy_packets, zero_copy_bytes, zero_copy_done;
@@ -126,13 +135,17 @@ class EthdevQueue final : public base::Poller, public Port {
   // What came goes to the switch.
   void forward(std::span<rte_mbuf* const> mbufs) noexcept;
   [[nodiscard]] bool takes_whole(const Offload& offload) const noexcept;
-  // With zero copy or without, so that packets without it cost nothing for it.
-  template <bool lends>
+  // Takes what the device says of a tag that it took off.
+  void take_tag(const rte_mbuf& mbuf, Packet& packet) noexcept;
+  // With zero copy or without, with a tag from the device or not, so that packets without them cost
+  // nothing for them.
+  template <bool lends, bool apart>
   void deliver_all(std::span<const Packet* const> packets) noexcept;
-  template <bool lends>
+  template <bool lends, bool apart>
   void send_segments(const Packet& whole) noexcept;
-  template <bool lends>
+  template <bool lends, bool apart>
   void send(const Packet& packet) noexcept;
+  void note_tags(std::uint16_t sent) noexcept;
   [[nodiscard]] rte_mbuf* copy(const Packet& packet) noexcept;
   // The same without a copy of the payload; null: it has to be copied.
   [[nodiscard]] rte_mbuf* lend(const Packet& packet, std::uint32_t& receipt) noexcept;
@@ -156,7 +169,8 @@ class EthdevQueue final : public base::Poller, public Port {
   Figures figures_;
   Mbufs sending_;
   std::uint32_t sending_count_ = 0;
-  bool prepare_ = false;  // a packet in sending_ asks the driver for an offload
+  bool prepare_ = false;     // a packet in sending_ asks the driver for an offload
+  std::uint32_t apart_ = 0;  // those of sending_ that the device is to put a tag on, a bit each
   std::unique_ptr<Packet> segment_;
 
   // Zero copy; null: it is off.

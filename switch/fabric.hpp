@@ -3,10 +3,12 @@
 // acknowledged.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +41,17 @@ struct PortConfig {
 // Whether its frames are told apart by their VLAN.
 [[nodiscard]] inline bool has_vlans(const PortConfig& port) {
   return port.access_vlan != 0 || !port.trunk.empty();
+}
+
+// Of a pair, the VLAN whose frames the uplink has with tags and the port without; 0: neither has
+// VLANs. None: the switch has to look at each frame.
+[[nodiscard]] inline std::optional<std::uint16_t> vlan_of_pair(const PortConfig& port,
+                                                               const PortConfig& uplink) {
+  if (!has_vlans(port) && !has_vlans(uplink)) return 0;
+  const bool tagged = port.access_vlan != 0 && uplink.access_vlan == 0 &&
+                      std::ranges::find(uplink.trunk, port.access_vlan) != uplink.trunk.end();
+  if (!tagged || !port.trunk.empty()) return std::nullopt;
+  return port.access_vlan;
 }
 
 struct FabricConfig {

@@ -49,6 +49,12 @@ bool same(const Packet& one, const Packet& other, std::size_t begin, std::size_t
   return std::memcmp(one.header.data() + begin, other.header.data() + begin, end - begin) == 0;
 }
 
+// A tag that the device took off is as one in the header.
+bool same_tag(const Packet& one, const Packet& other) noexcept {
+  return one.tag_apart == other.tag_apart &&
+         (!one.tag_apart || (one.vlan == other.vlan && one.priority == other.priority));
+}
+
 // All that may not differ between frames that are joined, but for the flow's own numbers.
 bool same_headers(const Packet& one, const Packet& other, const Layers& layers) noexcept {
   const std::size_t l3 = layers.l2, l4 = l3 + layers.l3;
@@ -56,7 +62,8 @@ bool same_headers(const Packet& one, const Packet& other, const Layers& layers) 
                            ? same(one, other, l3, l3 + 4) && same(one, other, l3 + 6, l4)
                            : same(one, other, l3, l3 + 2) && same(one, other, l3 + 6, l3 + 10) &&
                                  same(one, other, l3 + 12, l4);
-  return network && same(one, other, 0, l3) && same(one, other, l4, l4 + 4) &&  // ports
+  return network && same_tag(one, other) && same(one, other, 0, l3) &&
+         same(one, other, l4, l4 + 4) &&  // ports
          same(one, other, l4 + 8, l4 + 13) && same(one, other, l4 + 14, l4 + 16) &&
          same(one, other, l4 + 18, l4 + layers.l4);
 }
@@ -64,6 +71,7 @@ bool same_headers(const Packet& one, const Packet& other, const Layers& layers) 
 // What a packet has, and not the room that it has for more.
 void move(const Packet& from, Packet& to) noexcept {
   copy_all_but_views(from, to);
+  to.tag_apart = from.tag_apart;
   to.completion = from.completion;
   to.token = from.token;
   to.view_count = from.view_count;

@@ -71,10 +71,11 @@ struct alignas(64) Packet {
   std::uint32_t length = 0;  // whole frame, bytes, without FCS
   Offload offload;
   PortId source = no_port;
-  // Found by the switch: the VLAN it travels in (0: untagged world), and PCP and DEI of the tag
-  // that it came with (4 bits).
+  // Found by the switch, but of a tag that is apart: the VLAN it travels in (0: untagged world), and
+  // PCP and DEI of the tag that it came with (4 bits).
   std::uint16_t vlan = 0;
   std::uint8_t priority = 0;
+  bool tag_apart = false;            // see Bridge::forward_apart(); elsewhere it says nothing
   std::uint32_t flow_hash = 0;       // 0 where nobody needs it
   Completion* completion = nullptr;  // null: its payload is nobody's beyond deliver()
   std::uint32_t token = 0;

@@ -18,6 +18,10 @@ class Port {
   // an offload: it segments and checksums in software (gso.hpp). Adds rx_packets, rx_bytes and its
   // own drops to Fabric::counters; the Bridge adds the rest.
   virtual void deliver(std::span<const Packet* const> packets) noexcept = 0;
+  // Whether it puts tags on by itself, which its device does: then what is to have one gets there
+  // by deliver_apart(), where each packet is to have the tag of its vlan and priority.
+  [[nodiscard]] virtual bool tags_by_itself() const noexcept { return false; }
+  virtual void deliver_apart(std::span<const Packet* const> packets) noexcept { deliver(packets); }
 };
 
 }  // namespace millrace::vswitch

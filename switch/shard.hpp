@@ -13,6 +13,7 @@
 
 #include "base/reactor.hpp"
 #include "switch/bridge.hpp"
+#include "switch/header.hpp"
 #include "switch/link.hpp"
 #include "switch/mac_table.hpp"
 #include "switch/shard_table.hpp"
@@ -33,6 +34,7 @@ class Shard final : public Bridge {
   Shard(base::Reactor& reactor, const MacTableConfig& config, std::vector<Neighbour> neighbours);
 
   void forward(PortId ingress, std::span<Packet> packets) noexcept override;
+  void forward_apart(PortId ingress, std::span<Packet> packets) noexcept override;
   [[nodiscard]] bool mirrors_direct(PortId ingress) const noexcept override;
   void mirror_direct(PortId ingress, std::span<Packet> packets) noexcept override;
   bool poll() noexcept override;
@@ -77,11 +79,15 @@ class Shard final : public Bridge {
     Endpoint* endpoint = nullptr;  // on this reactor; nullptr: nothing is known
   };
 
-  // Step 1. What it costs to note who wants copies (in wanted_) is paid only where somebody might.
+  // Step 1. What it costs to note who wants copies (in wanted_) is paid only where somebody might,
+  // and what tags cost that may be apart only where they may.
+  template <bool apart>
+  void enter(PortId ingress, std::span<Packet> packets) noexcept;
+  template <bool apart>
   void prefetch(const ShardPort& from, std::span<const Packet> packets) noexcept;
-  template <bool mirrors>  // answers their bytes
+  template <bool mirrors, bool apart>  // answers their bytes
   std::uint64_t judge_all(ShardPort& from, std::span<Packet> packets) noexcept;
-  template <bool mirrors>
+  template <bool mirrors, bool apart>
   void judge(ShardPort& from, std::span<Packet> packets, unsigned at) noexcept;
   // VEPA: the port whose guest sent what comes back by `from`; nullptr: that is not what came.
   [[nodiscard]] const ShardPort* sender_of(const ShardPort& from, const Packet& packet) noexcept;
@@ -92,8 +98,19 @@ class Shard final : public Bridge {
   void forward_alone(ShardPort& from, Packet& packet, unsigned at) noexcept;
   template <bool mirrors>
   Endpoint* forward_one(ShardPort& from, Packet& packet, unsigned at) noexcept;
+  template <bool apart>
   [[nodiscard]] bool admit(const ShardPort& from, Packet& packet) const noexcept;
-  [[nodiscard]] bool classify_vlan(const ShardPort& from, Packet& packet) const noexcept;
+  // Counts it where it is not the port's.
+  template <bool apart>
+  [[nodiscard]] static bool classify_vlan(const ShardPort& from, Packet& packet) noexcept;
+  enum class TagOf : std::uint8_t {
+    ours,
+    others,  // of a VLAN that the port is not in, or untagged where it takes no such frame
+    cut,     // in the middle
+  };
+  // Finds the VLAN that the packet travels in and takes its tag off, where a device has not.
+  template <bool apart>
+  [[nodiscard]] static TagOf take_tag(const ShardPort& from, Packet& packet) noexcept;
   // Forbidden: the packet is dropped, and counted.
   [[nodiscard]] MacTable::Learned learn(const ShardPort& from, const Packet& packet) noexcept;
   void tell(const LearnEvent& event) noexcept;
@@ -127,7 +144,8 @@ class Shard final : public Bridge {
   template <class PacketAt>
   void deliver(PacketAt packet_at) noexcept;
   template <class PacketAt>
-  void deliver_to(Endpoint& endpoint, std::uint32_t mask, PacketAt packet_at) noexcept;
+  void deliver_to(Endpoint& endpoint, std::uint32_t mask, PacketAt packet_at,
+                  bool apart = false) noexcept;
   // Step 3.
   void wake() noexcept;
 
@@ -151,5 +169,35 @@ class Shard final : public Bridge {
   std::array<MirrorSet, burst_max> wanted_;
   std::array<Spill, burst_max> spills_;
 };
+
+template <bool apart>
+Shard::TagOf Shard::take_tag(const ShardPort& from, Packet& packet) noexcept {
+  // VLAN 0 is a priority alone: the frame counts as untagged.
+  const auto takes = [&from](std::uint16_t vlan) {
+    return vlan == 0 || (from.trunk != nullptr && from.trunk->test(vlan));
+  };
+  std::uint16_t vlan = 0;
+  if (apart && packet.tag_apart) {
+    vlan = packet.vlan;
+    if (!takes(vlan)) return TagOf::others;
+  } else {
+    const auto type = load16(packet, ethernet::addresses_size);
+    packet.priority = 0;
+    if (ethernet::is_tag(type)) {
+      if (packet.header_size < ethernet::header_size + ethernet::tag_size) return TagOf::cut;
+      const auto control = load16(packet, ethernet::header_size);
+      vlan = control & 0xfff;
+      packet.priority = static_cast<std::uint8_t>(control >> 12);
+      if (type != ethernet::customer_tag || !takes(vlan)) return TagOf::others;
+      strip_tag(packet);
+    }
+  }
+  if (vlan == 0) {
+    if (!from.takes_untagged()) return TagOf::others;
+    vlan = from.access_vlan;
+  }
+  packet.vlan = vlan;
+  return TagOf::ours;
+}
 
 }  // namespace millrace::vswitch

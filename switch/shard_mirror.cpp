@@ -66,12 +66,21 @@ bool Shard::mirrors_direct(PortId ingress) const noexcept {
 }
 
 void Shard::mirror_direct(PortId ingress, std::span<Packet> packets) noexcept {
-  const MirrorSet wanted = mirrors_of_pair(ingress);
+  const ShardPort* from = table_->find(ingress);
+  if (from == nullptr) return;
+  const ShardPort* to = table_->find(from->partner);
   for (unsigned at = 0; at < packets.size(); ++at) {
     Packet& packet = packets[at];
     packet.source = ingress;
-    packet.vlan = 0, packet.priority = 0;  // neither port has VLANs: a tag is payload
-    wanted_[at] = packet.header_size < ethernet::header_size ? 0 : wanted;
+    wanted_[at] = 0;
+    if (packet.header_size < ethernet::header_size) continue;
+    if (from->trunk == nullptr) {
+      packet.vlan = 0, packet.priority = 0;  // neither port has VLANs: a tag is payload
+    } else if (take_tag<true>(*from, packet) != TagOf::ours) {
+      continue;
+    }
+    const bool gets = to != nullptr && to->is_in(packet.vlan);
+    wanted_[at] = from->mirrors_in | (gets ? to->mirrors_out : 0);
   }
   mirror(packets);
   deliver_burst(packets);

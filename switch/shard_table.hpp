@@ -6,7 +6,6 @@
 #pragma once
 
 #include <array>
-#include <bitset>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -17,11 +16,9 @@
 #include "switch/packet.hpp"
 #include "switch/port.hpp"
 #include "switch/steering.hpp"
+#include "switch/vlan_set.hpp"
 
 namespace millrace::vswitch {
-
-inline constexpr std::uint16_t vlans_max = 4096;
-using VlanSet = std::bitset<vlans_max>;
 
 struct Endpoint {
   // nullptr on every shard but its own. While it moves, that of the old owner for what is still on

@@ -259,6 +259,16 @@ std::string queues_cell(const json& reactor) {
   return out.empty() ? "-" : out;
 }
 
+// "checksum, tso": what the device of an uplink does, and software else.
+std::string offloads_cell(const json& uplink) {
+  std::string out;
+  const auto all = uplink.value("offloads", json::object());
+  for (const auto& [name, whose] : all.items()) {
+    if (whose == "device") out += (out.empty() ? "" : ", ") + name;
+  }
+  return out.empty() ? "-" : out;
+}
+
 // "pinned, 4096 bytes", "failed: why".
 std::string pin_cell(const json& backend) {
   const auto pin = backend.value("pin", json::object());
@@ -288,6 +298,7 @@ std::string list_cell(const std::string& kind, const json& unit, const std::stri
   if (key == "pin") return pin_cell(unit["backend"]);
   if (key == "ring") return ring_cell(unit["backend"]);
   if (kind == "mirrors") return mirror_cell(unit, key);
+  if (kind == "uplinks" && key == "offloads") return offloads_cell(unit);
   if (kind != "reactors") return cell_of(unit, key);
   if (key == "load") return percent_of(unit.value("load", 0.0));
   return key == "queues" ? queues_cell(unit) : cell_of(unit, key);
@@ -306,7 +317,7 @@ std::vector<std::string> keys_of(const std::string& kind) {
   }
   if (kind == "uplinks") {
     return {"name", "state", "carries", "link_up", "speed_mbps", "driver",
-            "mac",  "mtu",   "vlan",    "trunk",   "device"};
+            "mac",  "mtu",   "vlan",    "trunk",   "device",     "offloads"};  // the widest last
   }
   if (kind == "mirrors") {
     return {"name", "from", "to", "direction", "frames", "bytes", "dropped"};
@@ -350,7 +361,8 @@ Lines render_list(const std::string& kind, const json& units, const ScreenOption
   for (const auto& key : keys) {
     std::string title = key;
     for (auto& c : title) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-    const bool widest = (kind == "reactors" && key == "queues") || key == "ring";
+    const bool widest = (kind == "reactors" && key == "queues") || key == "ring" ||
+                        (kind == "uplinks" && key == "offloads");
     columns.push_back({title, Align::left, widest ? 2000u : 60u});
   }
   Table table{columns};

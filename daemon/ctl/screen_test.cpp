@@ -204,6 +204,21 @@ TEST(Screen, DisksHaveTheirBackendWithThem) {
           "plain"}));
 }
 
+TEST(Screen, ListsWhatTheDeviceOfAnUplinkDoes) {
+  const auto lines = render_list(
+      "uplinks",
+      {{{"name", "a"},
+        {"offloads", {{"checksum", "device"}, {"tso", "software"}, {"vlan_strip", "device"}}}},
+       {{"name", "b"}, {"offloads", {{"checksum", "software"}}}},
+       {{"name", "c"}}},
+      {});
+  ASSERT_EQ(lines.size(), 4u);
+  EXPECT_TRUE(lines[0].ends_with("  OFFLOADS")) << lines[0];
+  EXPECT_TRUE(lines[1].ends_with("  checksum, vlan_strip")) << lines[1];
+  EXPECT_TRUE(lines[2].ends_with("  -")) << lines[2];
+  EXPECT_TRUE(lines[3].ends_with("  -")) << lines[3];
+}
+
 TEST(Screen, ListsAndCounters) {
   EXPECT_EQ(render_list("addresses",
                         json::array({{{"mac", "52:54:00:00:00:01"},

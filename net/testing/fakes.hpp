@@ -52,6 +52,7 @@ class FakeBridge final : public vswitch::Bridge {
     }
     count.fetch_add(packets.size(), std::memory_order_release);
   }
+  void forward_apart(vswitch::PortId, std::span<vswitch::Packet>) noexcept override {}
   [[nodiscard]] bool mirrors_direct(vswitch::PortId) const noexcept override { return false; }
   void mirror_direct(vswitch::PortId, std::span<vswitch::Packet>) noexcept override {}
   void record(vswitch::PortId ingress, std::span<vswitch::Packet> packets) {

@@ -82,7 +82,8 @@ std::byte* RingNic::reach(const rte_mbuf& mbuf, std::size_t bytes) const {
   return nullptr;
 }
 
-std::byte* RingNic::frame(std::span<const std::uint8_t> bytes, bool verified) {
+std::byte* RingNic::frame(std::span<const std::uint8_t> bytes, bool verified,
+                          std::optional<std::uint16_t> tag) {
   const std::lock_guard lock{mutex_};
   if (slots_.empty() || write_ - next_ == slots_.size()) return nullptr;
   Slot& slot = slots_[write_ % slots_.size()];
@@ -98,6 +99,8 @@ std::byte* RingNic::frame(std::span<const std::uint8_t> bytes, bool verified) {
   slot.mbuf->nb_segs = 1;
   slot.mbuf->next = nullptr;
   slot.mbuf->ol_flags = verified ? RTE_MBUF_F_RX_L4_CKSUM_GOOD : 0;
+  if (tag) slot.mbuf->ol_flags |= RTE_MBUF_F_RX_VLAN | RTE_MBUF_F_RX_VLAN_STRIPPED;
+  slot.mbuf->vlan_tci = tag.value_or(0xbad);
   slot.done = true;
   ++write_;
   return at;

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -35,8 +36,9 @@ class RingNic {
   void map(std::vector<DmaRegion> regions);
 
   // A frame comes: where its first byte was written; null: the ring is full of frames, or the
-  // address of the next mbuf is not mapped, which counts.
-  std::byte* frame(std::span<const std::uint8_t> bytes, bool verified = false);
+  // address of the next mbuf is not mapped, which counts. `tag`: one that the device took off.
+  std::byte* frame(std::span<const std::uint8_t> bytes, bool verified = false,
+                   std::optional<std::uint16_t> tag = std::nullopt);
   std::atomic<unsigned> faults{0};
   // Mbufs of the ring that lie in memory of the pool's own.
   [[nodiscard]] unsigned at_home();

@@ -16,7 +16,7 @@ FLAVOUR = "generic"  # the cloud flavour has no 9p and no igb
 # what the files come over is loaded by the init, one after the other; the rest beside the mounts
 FIRST = ["virtio_pci", "9pnet_virtio", "9p", "overlay"]
 LATER = ["kvm-amd", "vfio-pci", "vfio_iommu_type1", "igb", "e1000e", "nvme", "tun",
-         "bonding"]
+         "bonding", "8021q"]
 APPLETS = ["sh", "mount", "insmod", "mkdir", "cat", "chroot", "poweroff", "stty", "ln", "ip",
            "sleep"]
 PACKAGES = "qemu-system-x86 debootstrap busybox-static cpio kmod"

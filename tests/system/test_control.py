@@ -141,6 +141,9 @@ class Commands(ControlTest):
         (uplink,) = self.ask("query-uplinks")
         self.assertEqual((uplink["name"], uplink["state"], uplink["link_up"], uplink["isolated"],
                           uplink["driver"]), ("out", "running", True, True, "net_pcap"))
+        self.assertEqual(uplink["offloads"], {
+            "checksum": "software", "tso": "software", "vlan_insert": "software",
+            "vlan_strip": "software", "vlan_filter": "none", "checksum_check": "none"})
         wait_for("the address", lambda: LEARNED in self.addresses())
         found = self.addresses()
         self.assertEqual((found[LEARNED]["port"], found[LEARNED]["static"], found[LEARNED]["vlan"]),

@@ -14,13 +14,13 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 
 import test_uplink_failures
 import test_uplink_pci
-from tests.rig import inside, scenes, settings
+from tests.rig import inside, scenes, settings, tags
 from tests.rig.case import long
 from tests.rig.pci import FUNCTIONS, give
 from tests.rig.process import wait_for
 from tests.rig.qmp import QmpError
 
-from test_uplink_pci import IGB, IPS, MACS, PEER_IP, PF, shell
+from test_uplink_pci import IGB, IPS, MACS, PEER_IP, PF, VLAN_GUEST, VLAN_IP, shell
 
 RDBAL = 0xc000  # Intel 82576, 8.10.5: where the first receive ring lies; RDBAH follows
 TRACE = os.path.join(settings.build_folder(), "direct.trace")
@@ -35,7 +35,7 @@ def writes(trace):
             yield int(found.group(1), 16) + int(found.group(2)), int(found.group(3))
 
 
-class DirectWire(test_uplink_pci.Wire):
+class DirectWire(test_uplink_pci.Tagged):
     def serve(self, ip=PEER_IP, **uplink):
         self.daemon.uplink("wire", mac=MACS[0], **uplink)
         (guest,) = self.guests(1, direct="wire")
@@ -46,6 +46,47 @@ class DirectWire(test_uplink_pci.Wire):
     def serve_igb(self):
         give(IGB, "vfio-pci")
         return self.serve(pci=IGB)
+
+    def check_vlan(self, **uplink):
+        """The wire has tags, the guest is in one of its VLANs: the function takes them off and
+        puts them on, nothing is copied, and what is of another VLAN is not the guest's."""
+        self.daemon.uplink("wire", mac=MACS[0], trunk=[10, 20], **uplink)
+        (guest,) = self.guests(1, direct="wire", vlan=10)
+        guest.must(f"ip addr replace {VLAN_GUEST}/24 dev {guest.nic}")
+        self.until_direct(guest, VLAN_IP)
+        before = self.counted()
+        wanted = self.serve_file(VLAN_IP)
+        self.fetch(guest, wanted, VLAN_IP)
+        after = self.counted()
+        self.assertGreater(after["direct_rx_zero_copy_bytes"] -
+                           before["direct_rx_zero_copy_bytes"], 4 << 20)
+        self.assertEqual({key: after[key] - before[key] for key in after if "_copied_" in key},
+                         {key: 0 for key in after if "_copied_" in key})
+        self.check_vlan_guest(guest)
+        self.check_others(guest)
+        self.fetch(guest, wanted, VLAN_IP)
+        self.assertEqual(self.counted()["direct_rx_copied_vlan"], 0)
+        return guest
+
+    def check_others(self, guest):
+        wire = self.use(tags.Wire(self.peer))
+        before = self.uplink()
+        received = f"cat /sys/class/net/{guest.nic}/statistics/rx_bytes"
+        shown = int(guest.must(received))
+        for number in range(50):
+            for kind in (tags.tag(20), tags.tag(0x6014), b""):
+                wire.send(tags.frame(MACS[0], self.peer_mac, number, 500, kind))
+            time.sleep(0.01)
+        wait_for("others' frames to be counted", lambda: self.uplink()["counters"]["drop_vlan"] -
+                 before["counters"]["drop_vlan"] >= 150, 30)
+        self.assertLess(int(guest.must(received)) - shown, 50 * 500)
+        # A VLAN that is not the uplink's does not get into the function.
+        before = self.uplink()["queues"][0]["received"]
+        for number in range(200):
+            wire.send(tags.frame(MACS[0], self.peer_mac, number, 500, tags.tag(30)))
+            time.sleep(0.005)
+        self.reach(guest, VLAN_IP)
+        self.assertLess(self.uplink()["queues"][0]["received"] - before, 100)
 
     def port(self):
         return self.ask("query-ports")[0]
@@ -116,6 +157,14 @@ class Direct(DirectWire):
         self.fetch(guest, self.serve_file())
         self.check_dma(before, TRACE)
         self.fetch_from(guest, IPS[0])
+
+    def test_vlan(self):
+        give(IGB, "vfio-pci")
+        guest = self.check_vlan(pci=IGB)
+        self.assertEqual(self.uplink()["offloads"]["vlan_filter"], "device")
+        self.rebind(guest)  # its device is started anew for that
+        guest.must(f"ip addr replace {VLAN_GUEST}/24 dev {guest.nic}")
+        self.until_direct(guest, VLAN_IP)
 
     def test_queues_stop_and_guests_die(self):
         """The driver leaves its queues, and the guest its life, while frames come: the buffers that

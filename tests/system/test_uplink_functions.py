@@ -17,11 +17,13 @@ import test_uplink_failures
 from tests.rig import inside, pcap, scenes, settings
 from tests.rig.case import SystemTest
 from tests.rig.pci import FUNCTIONS, give
-from tests.rig.process import Child, run, wait_for
+from tests.rig.process import Child, RigError, run, wait_for
+from tests.rig.qmp import QmpError
 from tests.rig.vmm import Vmm
 
 from test_uplink_failures import SPARE, WIRES, Holdings, Pinging, unbind
-from test_uplink_pci import IGB, IPS, MACS, PACKET_AUXDATA, PEER_IP, PF, SOL_PACKET, shell
+from test_uplink_pci import (IGB, IPS, MACS, PACKET_AUXDATA, PEER_IP, PF, SOL_PACKET, VLAN_GUEST,
+                             VLAN_IP, shell)
 
 TRACE = os.path.join(settings.build_folder(), "functions.trace")
 
@@ -71,6 +73,32 @@ class Direct(Functions):
         self.until_direct(guest)
         self.fetch(guest, wanted)
         self.fetch_from(guest, IPS[0])
+
+
+    def test_vlan(self):
+        """The same in a VLAN that the function asks for. It is asked for again when the function is
+        started again, and of another one."""
+        guest = self.check_vlan(pf=IGB)
+        self.rebind(guest)
+        guest.must(f"ip addr replace {VLAN_GUEST}/24 dev {guest.nic}")
+        self.until_direct(guest, VLAN_IP)
+        unbind(self.uplink()["device"])
+        self.until("another function", losses=1, state="running", carries=True)
+        self.until_direct(guest, VLAN_IP)
+
+
+class InVlans(Functions):
+    def test_tags(self):
+        """A function that many ports share hears of the uplink's VLANs, those of ports that come
+        later, too."""
+        self.daemon.memory = {"dpdk_mb": 128}
+        self.daemon.uplink("wire", pf=IGB, mac=MACS[0], trunk=[10, 20])
+        self.use(self.daemon)
+        self.until("its link", link_up=True)
+        self.check_offloads(self.exchange(MACS[0]), "checksum checksum_check tso "
+                            "vlan_filter vlan_insert vlan_strip")
+        with self.assertRaisesRegex(QmpError, r"can be in 31 VLANs, trunk has 40"):
+            self.ask("uplink-add", name="wire2", pf=IGB, mac=MACS[1], trunk=list(range(100, 140)))
 
 
 class Pair(Functions):

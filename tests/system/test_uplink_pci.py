@@ -13,7 +13,7 @@ import threading
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from tests.rig import inside, pcap, scenes
+from tests.rig import inside, pcap, scenes, tags
 from tests.rig.case import SystemTest, long
 from tests.rig.daemon import Daemon
 from tests.rig.pci import FUNCTIONS, driver_of, give
@@ -29,6 +29,7 @@ for _number, _device in enumerate(("e1000e,addr=10.0", "e1000e,addr=11.0", "igb,
     DEVICES += ["-netdev", f"hubport,id=wire{_number},hubid=1", "-device",
                 f"{_device},netdev=wire{_number},mac=52:54:00:77:00:0{_number}"]
 PEER_IP = "10.9.0.99"
+VLAN_IP, VLAN_GUEST = "10.9.10.99", "10.9.10.1"  # in VLAN 10
 SOL_PACKET, PACKET_AUXDATA = 263, 8  # linux/if_packet.h
 
 
@@ -74,21 +75,21 @@ class Wire(SystemTest):
     def reach(self, guest, ip=PEER_IP):
         self.assertGreaterEqual(scenes.ping(guest, ip), 3)
 
-    def serve_file(self):
-        """The peer has a file for everybody. Answers its sum."""
+    def serve_file(self, ip=PEER_IP):
+        """The peer has a file for everybody, at an address of its own. Answers its sum."""
         folder = str(self.work / "web")
         os.makedirs(folder)
         with open(f"{folder}/file", "wb") as file:
             file.write(os.urandom(4 << 20))
         server = self.use(http.server.ThreadingHTTPServer(
-            (PEER_IP, 8000), functools.partial(Silent, directory=folder)))
+            (ip, 8000), functools.partial(Silent, directory=folder)))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         self.addCleanup(server.shutdown)
         return shell(f"sha256sum <{folder}/file")
 
-    def fetch(self, guest, wanted):
+    def fetch(self, guest, wanted, ip=PEER_IP):
         """TCP from the wire to the guest, to the byte."""
-        guest.must(f"wget -q -O /tmp/got http://{PEER_IP}:8000/file", 120)
+        guest.must(f"wget -q -O /tmp/got http://{ip}:8000/file", 120)
         self.assertEqual(guest.must("sha256sum </tmp/got"), wanted)
 
     def fetch_from(self, guest, ip):
@@ -100,7 +101,33 @@ class Wire(SystemTest):
         self.assertEqual(got, guest.must("sha256sum </tmp/web/file"))
 
 
-class Shared(Wire):
+class Tagged(tags.Exchange, Wire):
+    """The peer has VLANs, and what is on the wire can be seen as it is there."""
+
+    def setUp(self):
+        super().setUp()
+        shell(f"ip link set {self.peer} promisc on; "
+              f"ip link add link {self.peer} name vlan10 type vlan id 10; "
+              f"ip addr replace {VLAN_IP}/24 dev vlan10; ip link set vlan10 up")
+        self.addCleanup(shell, f"ip link del vlan10; ip link set {self.peer} promisc off")
+        with open(f"/sys/class/net/{self.peer}/address") as file:
+            self.peer_mac = file.read().strip()
+
+    def check_vlan_guest(self, guest):
+        """The guest is in VLAN 10: frames of all sizes, TCP to the byte both ways, large packets
+        and payloads that are lent."""
+        before = self.uplink()
+        for size in (0, 18, 19, 500, 1467, 1468, 1472):
+            guest.must(f"ping -c 2 -i 0.1 -s {size} -W 5 {VLAN_IP}")
+        self.fetch_from(guest, VLAN_GUEST)
+        after = self.uplink()
+        for figure in ("tagged", "untagged"):
+            self.assertGreater(after["queues"][0][figure], before["queues"][0][figure] + 50)
+        self.assertGreater(after["counters"]["tx_zero_copy_bytes"],
+                           before["counters"]["tx_zero_copy_bytes"] + (1 << 20))
+
+
+class Shared(Tagged):
     """Many guests behind one function."""
 
     def check_traffic(self, address, driver):
@@ -155,13 +182,28 @@ class Shared(Wire):
         guest.run(f"ping -c 2 -s 4000 -W 1 {PEER_IP}")
         self.assertGreaterEqual(self.uplink()["counters"]["drop_too_long"], 2)
 
+    def test_tags(self):
+        """What NICs do with tags, and what is left to us, is what we would do."""
+        give(NIC, "vfio-pci")
+        give(IGB, "vfio-pci")
+        self.daemon.memory = {"dpdk_mb": 128}
+        self.daemon.uplink("wire", pci=NIC, trunk=[10, 20])
+        self.use(self.daemon)
+        both = "checksum checksum_check vlan_insert vlan_strip"
+        for address, device in ((NIC, both), (IGB, both + " tso")):
+            if address != NIC:
+                self.ask("uplink-remove", name="wire")
+                self.ask("uplink-add", name="wire", pci=address, trunk=[10, 20])
+            wait_for("the link", lambda: self.uplink()["link_up"], 30)
+            self.check_offloads(self.exchange(MACS[0]), device)
+        self.assertIn("vlan_insert, vlan_strip", self.daemon.millctl("uplinks").stdout)
+
     def test_tagged(self):
         """An uplink that is a trunk: a guest's port in VLAN 10 is reached by tagged frames only."""
         give(NIC, "vfio-pci")
-        self.daemon.uplink("wire", pci=NIC, trunk=[10])
-        self.guests(1, vlan=10)
-        with open(f"/sys/class/net/{self.peer}/address") as file:
-            station = pcap.mac(file.read().strip())
+        self.daemon.uplink("wire", pci=NIC, trunk=[10], zero_copy=True)
+        (guest,) = self.guests(1, vlan=10)
+        station = pcap.mac(self.peer_mac)
         wire = self.use(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
         wire.bind((self.peer, 0))
         wire.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
@@ -171,7 +213,8 @@ class Shared(Wire):
                     bytes(6) + addresses[1]).ljust(46, b"\0")
 
         def asked(tag):
-            wire.send(b"\xff" * 6 + station + tag + question)
+            if tag is not None:
+                wire.send(b"\xff" * 6 + station + tag + question)
             for _ in range(20):
                 try:
                     data, extra, _, _ = wire.recvmsg(2048, 64)
@@ -183,12 +226,26 @@ class Shared(Wire):
                     return vlans[0] & 0xfff
             return None
         self.assertEqual(wait_for("a tagged answer", lambda: asked(b"\x81\x00\x00\x0a"), 60), 10)
+        wire.settimeout(2)
+        while asked(None):  # what was asked before may be answered late
+            pass
         before = self.uplink()["counters"]["drop_vlan"]
         self.assertIsNone(asked(b""))
         self.assertIsNone(asked(b"\x81\x00\x00\x0b"))
         wait_for("both to be counted",
                  lambda: self.uplink()["counters"]["drop_vlan"] - before >= 2, 30)
-
+        guest.must(f"ip addr replace {VLAN_GUEST}/24 dev {guest.nic}")
+        sum_of_file = self.serve_file(VLAN_IP)
+        for address in (NIC, IGB):
+            if address != NIC:
+                give(IGB, "vfio-pci")
+                self.ask("uplink-remove", name="wire")
+                self.daemon.millctl("add", "uplink", "name=wire", f"pci={IGB}", "trunk=10",
+                                    "zero_copy=true")
+            self.reach(guest, VLAN_IP)
+            self.fetch(guest, sum_of_file, VLAN_IP)
+            self.check_vlan_guest(guest)
+        self.assertEqual(self.uplink()["counters"]["segmented"], 0)
 
     def test_igb_queues(self):
         """Flows from the wire spread over two queues, each on a reactor of its own; frames that

@@ -9,7 +9,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from tests.rig import pcap
+from tests.rig import pcap, tags
 from tests.rig.case import RigError, SystemTest, main
 from tests.rig.daemon import Daemon
 from tests.rig.process import run, wait_for
@@ -72,7 +72,7 @@ class HostSide:
                 time.sleep(0.001)  # a queue of the host is no test of ours
 
 
-class Uplinks(SystemTest):
+class Uplinks(tags.Exchange, SystemTest):
     def carries(self, interface, device, back=None, **keys):
         """Frames of all sizes both ways between a guest and the host's side of an uplink; those
         that the host sends may be others, all at once. Answers what is known of the uplink."""
@@ -148,7 +148,7 @@ class Uplinks(SystemTest):
                               check=False)
         self.assertIn("does not check the checksums of what comes; give gro = false", done.stdout)
 
-    def test_net_af_packet(self):
+    def veth(self):
         near, far = self.interface("a"), self.interface("b")
         try:
             run(["ip", "link", "add", near, "type", "veth", "peer", "name", far])
@@ -156,7 +156,26 @@ class Uplinks(SystemTest):
             self.skipTest(f"skipped: no veth on this machine: {error}")
         self.addCleanup(run, ["ip", "link", "del", near], check=False)
         run(["ip", "link", "set", near, "up"])
+        return near, far
+
+    def test_net_af_packet(self):
+        near, far = self.veth()
         self.carries(far, f"net_af_packet0,iface={near}")
+
+    def test_tags(self):
+        """The driver puts tags on and takes them off; what it takes off it does not say the kind
+        of."""
+        near, self.peer = self.veth()
+        run(["ip", "link", "set", self.peer, "up"])
+        with open(f"/sys/class/net/{self.peer}/address") as file:
+            self.peer_mac = file.read().strip()
+        self.daemon = Daemon(self.work)
+        self.ask = self.daemon.ask
+        self.daemon.memory = {"dpdk_mb": 128}
+        self.daemon.uplink("wire", f"net_af_packet0,iface={near}", trunk=[10, 20])
+        self.use(self.daemon)
+        self.check_offloads(self.exchange(GUEST, service_tags=False),
+                            "vlan_insert vlan_strip")
 
 
 if __name__ == "__main__":
