@@ -36,7 +36,7 @@ struct NetLoadConfig {
   // As stock Linux drivers: event index, and packets to be cut up in fragments of a page each,
   // which a table names.
   bool stock = false;
-  bool inflight = false;  // the back-end notes what it has: only then it may keep a buffer for long
+  bool inflight = false;  // the back-end notes what it has, and gives buffers back in any order
   unsigned check_every = 64;
 };
 

@@ -61,14 +61,15 @@ base::Result<void> Topology::make_wire_memory(UplinkUnit& unit, const std::strin
 }
 
 // A device that stands still (without a link, mostly) keeps what it was lent, and whoever wants
-// that back waits: a queue that stops, a guest whose memory goes. It is given up, which ends all it
-// reads, and had again; it is lent nothing until it sends again.
+// that back waits: a queue that stops or keeps its order, a guest whose memory goes. It is given
+// up, which ends all it reads, and had again; it is lent nothing until it sends again.
 void Topology::look_for_stalls() {
   for (const auto& [name, unit] : uplinks_) {
     if (unit->state != UnitState::running || unit->memory == nullptr || unit->care.lost) continue;
     const auto figures = unit->uplink->status().zero_copy.value();
-    if (!unit->stalls.look(figures.packets, figures.done)) continue;
-    keeper_.lose(*unit, Loss::error, "does not send what it was given");
+    const bool rests = !unit->uplink->carries();
+    if (!unit->stalls.look(figures.packets, figures.done, rests)) continue;
+    keeper_.lose(*unit, Loss::still, "does not send what it was given");
     return;  // the list may change; the others have their turn with the next look
   }
 }

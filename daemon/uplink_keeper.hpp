@@ -56,6 +56,7 @@ struct UplinkTimes {
 // Why an uplink's device is given up.
 enum class Loss {
   error,    // it does not work any more
+  still,    // it keeps what guests lent it, and moves nothing
   host,     // the host wants it
   no_link,  // it has none, or had none, and its physical function has: that was reset
 };

@@ -320,6 +320,15 @@ TEST_F(UplinkKeeperTest, OneThatStandsAloneComesBackAfterAnError) {
   EXPECT_TRUE(keeper.leads_out("a"));
 }
 
+// No bus is being reset that had to be waited for.
+TEST_F(UplinkKeeperTest, OneThatStandsStillIsClosedAtOnce) {
+  add("a");
+  keeper.lose(unit("a"), Loss::still, "does not send what it was given");
+  EXPECT_LE(unit("a").care.try_at, UplinkCare::Clock::now());
+  until_logged("a carries");
+  EXPECT_THAT(log, ElementsAre("a rests", "a detached", "a let go", "a opened", "a carries"));
+}
+
 TEST_F(UplinkKeeperTest, TriesTenTimes) {
   add("a");
   opens = false;

@@ -158,12 +158,16 @@ TEST_F(WireMemoryTest, AnUplinkThatGoesUnmapsAll) {
 
 TEST(StallWatch, SeesADeviceThatKeepsWhatItWasLent) {
   StallWatch watch;
-  for (int i = 0; i < 5; ++i) EXPECT_FALSE(watch.look(7, 7));                 // nothing is out
-  for (std::uint64_t i = 0; i < 9; ++i) EXPECT_FALSE(watch.look(50, 8 + i));  // slow, but moving
-  EXPECT_FALSE(watch.look(60, 16));
-  EXPECT_FALSE(watch.look(61, 16));
-  EXPECT_TRUE(watch.look(61, 16));
-  EXPECT_FALSE(watch.look(61, 61));
+  for (int i = 0; i < 5; ++i) EXPECT_FALSE(watch.look(7, 7, false));  // nothing is out
+  for (std::uint64_t i = 0; i < 9; ++i)
+    EXPECT_FALSE(watch.look(50, 8 + i, false));  // slow, but moving
+  EXPECT_FALSE(watch.look(60, 16, false));
+  EXPECT_FALSE(watch.look(61, 16, false));
+  EXPECT_TRUE(watch.look(61, 16, false));
+  EXPECT_FALSE(watch.look(61, 61, false));
+  // One whose standby carries is waited for no longer than it takes to see that it stands still.
+  EXPECT_FALSE(watch.look(62, 61, true));
+  EXPECT_TRUE(watch.look(62, 61, true));
 }
 
 }  // namespace

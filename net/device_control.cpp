@@ -85,11 +85,10 @@ void NetDevice::give_settings(Sender& sender, std::function<void()> next) {
   const Pace pace = Pace::of(driver_.transmit);
   // What the queue does not need of it comes back in it and is dropped here.
   const auto loans = std::make_shared<std::unique_ptr<Loans>>();
-  const bool lends = lends_ && tracked_.at(sender.worker->queue().index());
-  if (lends) *loans = std::make_unique<Loans>(sender.worker->queue());
+  if (lends_) *loans = std::make_unique<Loans>(sender.worker->queue());
   pool().post(
       sender.reactor,
-      [worker = sender.worker, pace, lends, loans](base::Reactor&) noexcept {
+      [worker = sender.worker, pace, lends = lends_, loans](base::Reactor&) noexcept {
         worker->set_pace(pace);
         worker->set_lending(lends, *loans);
       },

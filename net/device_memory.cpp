@@ -20,7 +20,6 @@ void NetDevice::on_memory(MemoryHook hook) {
 
 void NetDevice::start_queue(virtio::QueueStart start, Done done) {
   use_memory(start.memory);
-  if (start.index < tracked_.size()) tracked_[start.index] = start.inflight != nullptr;
   Device::start_queue(std::move(start), std::move(done));
 }
 

@@ -29,7 +29,6 @@ class NetDevice final : public Device {
         fabric_{fabric},
         features_{features_of(config)},
         mtu_{config.mtu},
-        tracked_(queues_max()),
         pairs_(config.pairs),
         senders_(config.pairs),
         roles_(queues_max(), Role::none),
@@ -152,9 +151,6 @@ class NetDevice final : public Device {
   DriverState driver_;
   bool steered_ = false;  // the switch was told a table
   bool lends_ = false;
-  // By queue: whether a successor is told which buffers were taken. Without, it takes the first
-  // that were not used, so buffers have to be used in their order, and nothing is lent.
-  std::vector<bool> tracked_;
   std::shared_ptr<const virtio::GuestMemory> memory_;  // the front-end's; null: not known
   MemoryHook memory_hook_;
   Direct direct_;  // empty: all that its guest receives is copied

@@ -73,8 +73,7 @@ bool TxWorker::holding() noexcept {
 }
 
 void TxWorker::set_lending(bool lends, std::unique_ptr<Loans>& fresh) noexcept {
-  // What follows a loan in an ordered ring would have to wait for it.
-  lends_ = lends && (features_ & virtio::feature::in_order) == 0;
+  lends_ = lends;
   if (lends_ && loans_ == nullptr) loans_.swap(fresh);
   choose_lender();
 }
@@ -137,8 +136,8 @@ bool TxWorker::visit(R& ring) noexcept {
   if (lender_ != nullptr) offer_to_lend();
   if (count_ > 0) forward();
   if (taken_ > 0) ring.prefetch_to_read(vswitch::burst_max);
-  give_back(ring);
-  if (taken_ > 0) pacer_.publish(queue(), taken_, *reactor_);
+  const std::size_t given = give_back(ring);
+  if (given > 0) pacer_.publish(queue(), given, *reactor_);
   if (last == Take::fault) queue().poison(ring.fault(), reactor_->calls());
   const bool lost = queue().check_memory(reactor_->calls());
   if (last == Take::empty && !lost && !pacer_.paces() && !owes()) look_at(ring.glance());
@@ -156,22 +155,19 @@ void TxWorker::offer_to_lend() noexcept {
 }
 
 template <class R>
-void TxWorker::give_back(R& ring) noexcept {
-  if (lender_ == nullptr || !loans_->any_in_visit()) [[likely]] {
-    const bool given = virtio::with_cursor(
-        ring, [this](auto& cursor) __attribute__((always_inline)) {
-          if (!cursor.serves()) return false;
-          for (std::size_t i = 0; i < taken_; ++i) cursor.give(tickets_[i], 0);
-          return true;
-        });
-    if (given) return;
-    for (std::size_t i = 0; i < taken_; ++i) ring.give(tickets_[i], 0);
-    return;
+std::size_t TxWorker::give_back(R& ring) noexcept {
+  if (loans_ != nullptr && loans_->concern_visit()) [[unlikely]] {
+    return loans_->end_visit({tickets_.data(), taken_});
   }
-  for (std::size_t i = 0; i < taken_; ++i) {
-    if (!loans_->holds(i)) ring.give(tickets_[i], 0);
-  }
-  loans_->end_visit();
+  const bool given = virtio::with_cursor(
+      ring, [this](auto& cursor) __attribute__((always_inline)) {
+        if (!cursor.serves()) return false;
+        for (std::size_t i = 0; i < taken_; ++i) cursor.give(tickets_[i], 0);
+        return true;
+      });
+  if (given) return taken_;
+  for (std::size_t i = 0; i < taken_; ++i) ring.give(tickets_[i], 0);
+  return taken_;
 }
 
 template <class R>

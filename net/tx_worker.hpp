@@ -67,8 +67,9 @@ class TxWorker final : public virtio::QueueWorker {
   // What this visit took may be lent.
   void offer_to_lend() noexcept;
   [[nodiscard]] bool owes() const noexcept;
+  // What was taken in this visit, but what is lent or has to wait. Answers how many were given.
   template <class R>
-  void give_back(R& ring) noexcept;
+  [[nodiscard]] std::size_t give_back(R& ring) noexcept;
   void choose_lender() noexcept;
   template <class R>
   bool visit(R& ring) noexcept;

@@ -118,8 +118,8 @@ class EthdevQueue final : public base::Poller, public Port {
     base::Counter zero_copy_packets, zero_copy_bytes, zero_copy_done;
     // Frames that were copied although zero copy is on, by reason.
     base::Counter copied_small;     // shorter than zero_copy_min
-    base::Counter copied_not_lent;  // of another reactor or uplink, an ordered ring, a queue that
-                                    // stops, or too much of the ring is out
+    base::Counter copied_not_lent;  // of another reactor or uplink, a queue that stops, or too much
+                                    // of the ring is out
     base::Counter copied_unmapped;  // the device does not reach that memory (yet)
     base::Counter copied_busy;      // too many pieces, or too much of the device's ring is out
     base::Counter copied_slow;      // the device takes long to be done with what it was lent

@@ -71,8 +71,8 @@ struct alignas(64) Packet {
   std::uint32_t length = 0;  // whole frame, bytes, without FCS
   Offload offload;
   PortId source = no_port;
-  // Found by the switch, but of a tag that is apart: the VLAN it travels in (0: untagged world), and
-  // PCP and DEI of the tag that it came with (4 bits).
+  // The VLAN it travels in (0: untagged world), and PCP and DEI of the tag that it came with (4
+  // bits). Found by the switch, where the tag is not apart.
   std::uint16_t vlan = 0;
   std::uint8_t priority = 0;
   bool tag_apart = false;            // see Bridge::forward_apart(); elsewhere it says nothing

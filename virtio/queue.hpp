@@ -81,6 +81,8 @@ class Queue final : private base::CallAsker {
   [[nodiscard]] std::uint64_t features() const noexcept { return features_; }
   [[nodiscard]] std::uint32_t size() const noexcept { return size_; }
   [[nodiscard]] bool packed() const noexcept { return ring_.index() == 1; }
+  // A successor is told which buffers were taken; else it goes on behind the last used one.
+  [[nodiscard]] bool tracked() const noexcept { return inflight_ != nullptr; }
   // For GET_VRING_BASE.
   [[nodiscard]] std::uint32_t position() const noexcept;
   QueueCounters counters;

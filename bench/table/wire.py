@@ -107,7 +107,7 @@ class Ours:
     name = "millraced"
     MODES = {"direct": {"direct": True}, "zero_copy": {"zero_copy": True},
              "copy": {"zero_copy": False}}
-    words = ("--inflight",)  # without a region for it nothing is lent to a device
+    words = ("--inflight",)  # as millrace-vmm has it: buffers come back in any order
 
     def __init__(self, work, wire):
         self.wire, self.mode = wire, None

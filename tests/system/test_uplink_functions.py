@@ -17,7 +17,7 @@ import test_uplink_failures
 from tests.rig import inside, pcap, scenes, settings
 from tests.rig.case import SystemTest
 from tests.rig.pci import FUNCTIONS, give
-from tests.rig.process import Child, RigError, run, wait_for
+from tests.rig.process import Child, run, wait_for
 from tests.rig.qmp import QmpError
 from tests.rig.vmm import Vmm
 
