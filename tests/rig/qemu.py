@@ -10,10 +10,11 @@ from .qmp import Qmp
 class Qemu:
     """One QEMU process. Devices are added before start(); `qmp` is there after it.
 
-    net() and blk() take the daemon's socket, or the socket to listen on where server=True."""
+    net() and blk() take the daemon's socket, or the socket to listen on where server=True. `huge`:
+    its memory is of huge pages, which the machine has to have."""
 
     def __init__(self, work, name="vm", memory_mb=256, cpus=1, binary=None, machine="q35",
-                 reconnect=True):
+                 reconnect=True, huge=False):
         self.work, self.name = work, name
         self.binary = settings.qemu(binary)
         self.version = settings.qemu_version(self.binary)
@@ -23,7 +24,8 @@ class Qemu:
         self.arguments = [
             "-nodefaults", "-no-user-config", "-display", "none", "-m", f"{memory_mb}M",
             "-smp", str(cpus), "-machine", f"{machine},memory-backend=mem",
-            "-object", f"memory-backend-memfd,id=mem,size={memory_mb}M,share=on",
+            "-object", f"memory-backend-memfd,id=mem,size={memory_mb}M,share=on"
+            f"{',hugetlb=on,hugetlbsize=2M' if huge else ''}",
             "-qmp", f"unix:{self.path('qmp')},server=on,wait=off"]
 
     def __enter__(self):

@@ -24,11 +24,11 @@ LARGE = 512  # bytes from which a payload is not copied
 MOST = 15 << 18
 
 
-def large_descriptors():
+def large_descriptors(trace=TRACE):
     """(address, bytes) of each large descriptor of data that the emulated NICs sent in this boot.
     Of all NICs; the peer sends nothing large. To be looked at once: the virtual host's view of the
     file does not grow after that."""
-    with open(TRACE, errors="replace") as file:
+    with open(trace, errors="replace") as file:
         for found in re.finditer(r"e1000e_tx_descr 0x([0-9a-f]+) : ([0-9a-f]+) ", file.read()):
             address, lower = (int(number, 16) for number in found.groups())
             if lower >> 20 & 1 and lower & 0xffff >= LARGE:  # else it is a context
