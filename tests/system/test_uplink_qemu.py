@@ -16,6 +16,7 @@ import test_uplink_direct
 import test_uplink_failures
 import test_uplink_zero_copy
 from tests.rig import inside, scenes, settings
+from tests.rig.case import long
 from tests.rig.daemon import Daemon
 from tests.rig.guest import Guest
 from tests.rig.pci import give
@@ -26,6 +27,9 @@ from test_uplink_pci import IGB, IPS, MACS, PEER_IP, shell
 
 PIECE, PIECES = 65536, 64
 HELD = 12  # pieces that the guest does not look at before it has moved
+# A guest that writes more than a slow migration sends, so that it cannot end.
+CHURN = ("(while [ ! -e /tmp/moved ]; do "
+         "dd if=/dev/urandom of=/tmp/churn bs=64k count=16; sleep 0.2; done) >/dev/null 2>&1 &")
 LISTEN = "sleep 1000 | nc -l -p"  # it would end where its own input does
 PORT = 7000  # and the next one
 
@@ -167,6 +171,11 @@ class QemuWire(test_uplink_failures.Failures, test_uplink_direct.DirectWire):
             self.daemon.start()
             self.assertLess(exchange.pieces, PIECES)
             exchange.end(self)
+        self.sound(guest)
+
+    def sound(self, guest):
+        """Its driver and its kernel have nothing to complain of."""
+        self.assertEqual(guest.kernel_log("is not a head|NETDEV WATCHDOG|BUG:|Call Trace"), "")
 
 
 class ZeroCopy(QemuWire):
@@ -267,7 +276,7 @@ class Migration(QemuWire):
         a.qmp("migrate", uri=f"unix:{self.work / 'move'}")
         wait_for("the first pass over memory", lambda: (
             state()["status"] == "active" and state()["ram"]["dirty-sync-count"] >= 2), 180, 0.2)
-        a.qmp("migrate-set-parameters", max_bandwidth=1 << 17)  # less than what comes
+        a.qmp("migrate-set-parameters", max_bandwidth=1 << 17)
         passed = time.monotonic() - begun
         before = self.counted()["direct_rx_zero_copy"]
         held = self.hold(a)
@@ -285,12 +294,13 @@ class Migration(QemuWire):
         a.kill()
         return held
 
+    @long("a migration, which takes long in an emulated host")
     def test_a_direct_guest_moves(self):
         """A running guest on a function of its own moves to another one, in the midst of a TCP
         connection both ways; all that it has received is right there."""
         a, z = self.pair()
         a.must(f"sysctl -q -w net.ipv4.tcp_rmem='4096 4194304 8388608'; ({LISTEN} 5002 2>/dev/null "
-               "| (while [ ! -e /tmp/moved ]; do sleep 0.2; done; cat >/tmp/held)) &")
+               "| (while [ ! -e /tmp/moved ]; do sleep 0.2; done; cat >/tmp/held)) &\n" + CHURN)
         exchange = self.use(Exchange(a, 1))
         exchange.until(2)
         held = self.move(a, exchange)
@@ -308,7 +318,7 @@ class Migration(QemuWire):
         wait_for("frames without a copy at the new place", direct, 120)
         self.fetch(z, self.serve_file())
         self.fetch_from(z, IPS[0])
-        self.assertNotRegex(z.must("dmesg | tail -n 50"), "is not a head|BUG|Call Trace")
+        self.sound(z)
 
 
 if __name__ == "__main__":
