@@ -310,9 +310,9 @@ TEST_P(Lending, FollowsTheModelAndLeavesASuccessorWhatWasNotUsed) {
     }
     // What is not waited for is there; a frame that nobody took yet is the driver's.
     const auto waits = [&](unsigned number) { return std::ranges::count(holds, number) != 0; };
-    const bool all = ordered ? outstanding.empty() || waits(outstanding.front())
-                             : std::ranges::all_of(outstanding, waits);
-    ASSERT_TRUE(all);
+    const bool whole = ordered ? outstanding.empty() || waits(outstanding.front())
+                               : std::ranges::all_of(outstanding, waits);
+    ASSERT_TRUE(whole);
   };
   lend(true);
   unsigned kills = 0, lent = 0;
