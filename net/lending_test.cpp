@@ -293,6 +293,30 @@ TEST_P(Lending, AFullRingGoesOnWhenItsLoansEnd) {
   EXPECT_EQ(used(), ring_size);
 }
 
+struct SplitLending : Lending {};
+INSTANTIATE_TEST_SUITE_P(Rings, SplitLending,
+                         ::testing::Values(LendingRing{false, false, false},
+                                           LendingRing{false, false, true},
+                                           LendingRing{false, true, false}),
+                         name_of_ring);
+
+// What is lent, made available again as it is: a fault, where the ring knows what it holds.
+TEST_P(SplitLending, ADriverThatPublishesALentBufferAgainHarmsItselfAlone) {
+  lend(true);
+  send();
+  auto& index = driver.available()->index;
+  driver.available_ring()[index.host() % ring_size] = driver.available_ring()[index.host() - 1];
+  index = base::le16{static_cast<std::uint16_t>(index.host() + 1)};
+  run();
+  const bool known = GetParam().tracked || GetParam().in_order;
+  EXPECT_EQ(worker->queue().fault(), known ? virtio::Fault::head_in_flight : virtio::Fault::none);
+  EXPECT_EQ(held, known ? 1u : 2u);
+  while (!receipts.empty()) release();
+  run();
+  EXPECT_TRUE(worker->drained());
+  EXPECT_EQ(driver.used()->index.host(), held);
+}
+
 // Random traffic against a model of what is out. Now and then the worker is gone, as with a kill:
 // whoever goes on takes just what the driver has not got back, in its order.
 TEST_P(Lending, FollowsTheModelAndLeavesASuccessorWhatWasNotUsed) {

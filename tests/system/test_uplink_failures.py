@@ -128,8 +128,8 @@ class Pinging:
         """In seconds, by the numbers of the replies so far."""
         # Half an hour of them is a megabyte, which takes minutes over a serial port.
         most = self.guest.must(
-            "awk -F'seq=' 'NF > 1 { if (seen++ && $2 - last > most) most = $2 - last; last = $2 + 0 } "
-            f"END {{ print most + 0 }}' {self.file}")
+            "awk -F'seq=' 'NF > 1 { if (seen++ && $2 - last > most) most = $2 - last; "
+            f"last = $2 + 0 }} END {{ print most + 0 }}' {self.file}")
         return max(int(most) - 1, 0) * self.interval
 
     def end(self):
